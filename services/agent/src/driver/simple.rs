@@ -1,0 +1,137 @@
+//! The driver behind the flags: a command to acquire, a command to release, a ready check.
+//!
+//! Such a peer has nobody who could list its workloads, so the driver remembers in a file what was acquired and released here.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt};
+use omnirelay_workflow::WorkloadId;
+
+use super::exec::{Ran, run};
+use super::probe::{Check, Http, program};
+use super::{Answer, Call, Driver, Exit, Line, Target, Verb};
+use crate::state_file;
+
+pub struct SimpleOptions {
+    pub on_acquire: Vec<String>,
+    pub on_release: Vec<String>,
+    /// Without one a workload is ready once it was acquired. `{workload}` and `{service}` are replaced.
+    pub ready: Option<String>,
+    /// What runs here when the file does not exist yet: workload and service.
+    pub workloads: Vec<(WorkloadId, String)>,
+    pub file: PathBuf,
+    pub timeout: Duration,
+}
+
+pub struct SimpleDriver {
+    options: SimpleOptions,
+    http: Http,
+    here: Mutex<BTreeMap<WorkloadId, String>>,
+}
+
+impl SimpleDriver {
+    /// Reads what was here when the agent last ran.
+    pub fn open(options: SimpleOptions) -> anyhow::Result<Self> {
+        let here = match state_file::read(&options.file)? {
+            Some(here) => here,
+            None => {
+                let first: BTreeMap<_, _> = options.workloads.iter().cloned().collect();
+                state_file::write(&options.file, &first)?;
+                first
+            }
+        };
+        Ok(Self { http: Http::new()?, here: Mutex::new(here), options })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<WorkloadId, String>> {
+        self.here.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers where the workload is. The command has acted already, so a failing disk is told as a failure: it is asked again.
+    fn remember(&self, target: &Target, is_here: bool) -> Result<(), String> {
+        let mut here = self.lock();
+        if is_here {
+            here.insert(target.id.clone(), target.service.clone());
+        } else {
+            here.remove(&target.id);
+        }
+        state_file::write(&self.options.file, &*here).map_err(|error| error.to_string())
+    }
+
+    async fn act(&self, argv: &[String], call: &Call) -> Result<Ran, Answer> {
+        let command = program(argv, call).map_err(Answer::failed)?;
+        let ran = run(command, self.options.timeout).await.map_err(Answer::failed)?;
+        match ran.status.code() {
+            Some(0) => Ok(ran),
+            Some(75) => Err(Answer::busy(Vec::new(), ran.message)),
+            _ if ran.message.is_empty() => Err(Answer::failed(format!("{} ended with {}", argv[0], ran.status))),
+            _ => Err(Answer::failed(ran.message)),
+        }
+    }
+
+    async fn status(&self, id: &WorkloadId, service: &str, call: &Call) -> Answer {
+        let mut message = String::new();
+        let ready = match self.check(id, service) {
+            None => true,
+            Some(Ok(check)) => match check.run(&self.http, call).await {
+                Ok(()) => true,
+                Err(why) => {
+                    message = why;
+                    false
+                }
+            },
+            Some(Err(why)) => {
+                message = why;
+                false
+            }
+        };
+        let line = Line { id: id.clone(), service: service.to_owned(), ready, remaining: None, unit: None };
+        Answer { exit: Exit::Done, lines: vec![line], message }
+    }
+
+    fn check(&self, id: &WorkloadId, service: &str) -> Option<Result<Check, String>> {
+        let text = self.options.ready.as_ref()?.replace("{workload}", id.as_str()).replace("{service}", service);
+        Some(Check::parse(&text).map_err(|error| format!("ready check: {error}")))
+    }
+
+    async fn list(&self, call: &Call) -> Answer {
+        let here: Vec<_> = self.lock().iter().map(|(id, service)| (id.clone(), service.clone())).collect();
+        let checks = here.iter().map(|(id, service)| async move {
+            let target = Target { id: id.clone(), service: service.clone(), unit: None, epoch: 0 };
+            let call = Call { verb: Verb::Status, target: Some(target), ..call.clone() };
+            self.status(id, service, &call).await.lines
+        });
+        Answer::done(futures_util::future::join_all(checks).await.into_iter().flatten().collect())
+    }
+}
+
+impl Driver for SimpleDriver {
+    fn call(&self, call: Call) -> BoxFuture<'_, Answer> {
+        async move {
+            let Some(target) = &call.target else {
+                return if call.verb == Verb::List { self.list(&call).await } else { Answer::done(Vec::new()) };
+            };
+            match call.verb {
+                Verb::Acquire => match self.act(&self.options.on_acquire, &call).await {
+                    Err(answer) => answer,
+                    Ok(_) => match self.remember(target, true) {
+                        Ok(()) => self.status(&target.id, &target.service, &call).await,
+                        Err(why) => Answer::failed(why),
+                    },
+                },
+                Verb::Release => match self.act(&self.options.on_release, &call).await {
+                    Err(answer) => answer,
+                    Ok(_) => self.remember(target, false).map_or_else(Answer::failed, |()| Answer::done(Vec::new())),
+                },
+                Verb::Status if self.lock().contains_key(&target.id) => {
+                    self.status(&target.id, &target.service, &call).await
+                }
+                Verb::Status | Verb::List | Verb::Cordon | Verb::Uncordon => Answer::done(Vec::new()),
+            }
+        }
+        .boxed()
+    }
+}

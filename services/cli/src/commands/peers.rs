@@ -1,0 +1,150 @@
+//! `mesh peers`: reads, cordon and uncordon.
+
+use clap::{Args, Subcommand};
+use omnirelay_contract::rest::{CordonBody, Mutated, Peer, UncordonBody, Workload};
+use omnirelay_contract::workflow::resource::{Health, PeerState};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::conclude::{WaitArgs, conclude, display_name, unchanged};
+use super::drain::{self, DrainArgs};
+use super::{LimitArgs, WhyArgs, filtered, word};
+use crate::client::{Request, understand};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::session::{GlobalArgs, Session};
+use crate::{output, resolve};
+
+#[derive(Debug, Subcommand)]
+pub enum Peers {
+    /// List peers
+    #[command(visible_alias = "ls")]
+    List(ListArgs),
+    /// Show a peer with its holds
+    Get {
+        /// Id or name
+        peer: String,
+    },
+    /// List what runs on a peer
+    Workloads {
+        /// Id or name
+        peer: String,
+        #[command(flatten)]
+        limit: LimitArgs,
+    },
+    /// Hold a peer: nothing new is scheduled there
+    Cordon {
+        /// Id or name
+        peer: String,
+        #[command(flatten)]
+        why: WhyArgs,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// Take your own holds off a peer, and those of finished drains
+    Uncordon {
+        /// Id or name
+        peer: String,
+        /// Other people's manual holds too
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        why: WhyArgs,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// Move everything off a peer, with a plan, a prompt and a bar
+    Drain(DrainArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[arg(long, value_name = "ID")]
+    cluster: Option<String>,
+    #[arg(long)]
+    role: Option<String>,
+    /// active, cordoned, draining or drained
+    #[arg(long, value_parser = word::<PeerState>)]
+    state: Option<PeerState>,
+    /// healthy, suspect or unreachable
+    #[arg(long, value_parser = word::<Health>)]
+    health: Option<Health>,
+    #[arg(long)]
+    version: Option<String>,
+    #[arg(long)]
+    name: Option<String>,
+    /// Labels, such as zone=a,kernel=5.15
+    #[arg(short = 'l', long)]
+    selector: Option<String>,
+    #[command(flatten)]
+    limit: LimitArgs,
+}
+
+pub async fn run(command: Peers, global: &GlobalArgs) -> Result<Exit, Failure> {
+    if let Peers::Drain(args) = command {
+        return drain::run(args, global).await;
+    }
+    let session = Session::open(global).await?;
+    match command {
+        Peers::Drain(_) => {}
+        Peers::List(args) => {
+            let limit = args.limit.limit;
+            output::list(session.format, &session.client.list::<Peer>(&args.request(), limit).await?)?;
+        }
+        Peers::Get { peer } => output::one(session.format, &resolve::peer(&session.client, &peer).await?)?,
+        Peers::Workloads { peer, limit } => {
+            let peer = resolve::peer(&session.client, &peer).await?;
+            let request = Request::get(format!("/control/peers/{}/workloads", peer.id));
+            output::list(session.format, &session.client.list::<Workload>(&request, limit.limit).await?)?;
+        }
+        Peers::Cordon { peer, why, wait } => {
+            let body = CordonBody { reason: why.reason, change_ticket: why.ticket };
+            return mutate(&session, &peer, "cordon", body, &wait, "is held by you already").await;
+        }
+        Peers::Uncordon { peer, all, why, wait } => {
+            let body = UncordonBody { reason: why.reason, change_ticket: why.ticket, all };
+            return mutate(&session, &peer, "uncordon", body, &wait, "is not held").await;
+        }
+    }
+    Ok(Exit::Succeeded)
+}
+
+async fn mutate(
+    session: &Session,
+    peer: &str,
+    verb: &str,
+    body: impl Serialize,
+    wait: &WaitArgs,
+    already: &str,
+) -> Result<Exit, Failure> {
+    let peer = resolve::peer(&session.client, peer).await?;
+    let name = display_name(&peer);
+    let body = serde_json::to_value(body).map_err(|error| Failure::error(format!("the request: {error}")))?;
+    let mut request = Request::post(format!("/control/peers/{}:{verb}", peer.id), &Uuid::new_v4().to_string(), body);
+    if wait.detach {
+        request = request.header("prefer", "respond-async");
+    }
+    let answer = session.client.send(&request).await?;
+    let mutated: Mutated = understand(&request.path, answer.body)?;
+    if !mutated.changed {
+        return unchanged(session, &mutated, &format!("{name} {already}"));
+    }
+    conclude(session, mutated, name, wait).await
+}
+
+impl ListArgs {
+    fn request(self) -> Request {
+        filtered(
+            Request::get("/control/peers"),
+            &[
+                ("cluster", self.cluster),
+                ("role", self.role),
+                ("state", self.state.map(|state| state.to_string())),
+                ("health", self.health.map(|health| health.to_string())),
+                ("version", self.version),
+                ("name", self.name),
+                ("selector", self.selector),
+            ],
+        )
+    }
+}

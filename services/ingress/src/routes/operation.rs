@@ -1,0 +1,24 @@
+//! `GET /control/operations/{id}`.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use omnirelay_store::reads;
+
+use super::{Reader, Segment, absent, operation_id};
+use crate::App;
+use crate::answer::{Refusal, to_bytes};
+use crate::page::{answer, revision_tag};
+
+pub async fn get(State(app): State<Arc<App>>, reader: Reader, Segment(segment): Segment) -> Response {
+    read(&app, &reader, &segment).await.unwrap_or_else(|refusal| refusal.at(reader.uri.path()).into_response())
+}
+
+async fn read(app: &App, reader: &Reader, segment: &str) -> Result<Response, Refusal> {
+    crate::request::query(&reader.uri, &[])?;
+    let id = operation_id(segment)?;
+    let row = reads::operations::get(&app.pool, id).await?.ok_or_else(|| absent("operation", id))?;
+    let operation = reads::operation_dto(&row)?;
+    Ok(answer(&reader.headers, &revision_tag(operation.revision), to_bytes(&operation)?))
+}

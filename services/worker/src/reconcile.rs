@@ -1,0 +1,40 @@
+//! The reconciler: wakes what nothing else would, prunes what nobody needs, and counts.
+
+use std::time::Duration;
+
+use omnirelay_store::{PgPool, StoreError, events, operations};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::inputs::Work;
+
+const EVERY: Duration = Duration::from_secs(5);
+
+pub async fn run(pool: PgPool, work: mpsc::Sender<Work>, retention: Duration, shutdown: CancellationToken) {
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if let Err(error) = once(&pool, &work, retention).await {
+            tracing::debug!(%error, "the reconciler waits");
+        }
+    }
+}
+
+async fn once(pool: &PgPool, work: &mpsc::Sender<Work>, retention: Duration) -> Result<(), StoreError> {
+    for id in operations::forgotten(pool).await? {
+        tracing::warn!(operation = %id, "an operation made no progress and nothing would wake it");
+        let _ = work.send(Work::Wake(id)).await;
+    }
+    while events::prune(pool, retention.as_secs_f64()).await? == 1_000 {}
+    for (verb, state, count) in operations::by_state(pool).await? {
+        metrics::gauge!("omnirelay_operations", "verb" => verb, "state" => state).set(count as f64);
+    }
+    let (pending, age) = events::lag(pool).await?;
+    metrics::gauge!("omnirelay_outbox_pending").set(pending as f64);
+    metrics::gauge!("omnirelay_outbox_lag_seconds").set(age);
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! The part of the registry that a batch works on: loaded under locks, changed in memory, written back.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use omnirelay_store::registry::{PeerRecord, WorkloadRecord};
+use omnirelay_workflow::drain::{Change, World};
+use omnirelay_workflow::placement::Candidate;
+use omnirelay_workflow::resource::WorkloadState;
+use omnirelay_workflow::{ClusterId, OperationId, PeerId, WorkloadId};
+
+#[derive(Debug, Default)]
+pub struct Records {
+    pub peers: BTreeMap<PeerId, PeerRecord>,
+    workloads: BTreeMap<WorkloadId, WorkloadRecord>,
+    by_owner: HashMap<PeerId, BTreeSet<WorkloadId>>,
+    clusters: HashMap<ClusterId, Vec<Candidate>>,
+    pub changed_peers: BTreeSet<PeerId>,
+    changed_workloads: BTreeSet<WorkloadId>,
+    deleted_workloads: BTreeSet<WorkloadId>,
+}
+
+impl Records {
+    pub fn new(peers: Vec<PeerRecord>) -> Self {
+        Self { peers: peers.into_iter().map(|peer| (peer.id.clone(), peer)).collect(), ..Self::default() }
+    }
+
+    pub fn with_registry(
+        mut self,
+        workloads: Vec<WorkloadRecord>,
+        candidates: Vec<(ClusterId, Candidate)>,
+    ) -> Self {
+        for record in workloads {
+            let id = record.workload.id.clone();
+            self.by_owner.entry(record.workload.peer.clone()).or_default().insert(id.clone());
+            self.workloads.insert(id, record);
+        }
+        for (cluster, candidate) in candidates {
+            self.clusters.entry(cluster).or_default().push(candidate);
+        }
+        self
+    }
+
+    /// The world as a drain of `peer` may see it; `touched` are the workloads that it has moved.
+    pub fn world<'a>(&'a self, peer: &PeerRecord, touched: impl Iterator<Item = &'a WorkloadId>) -> World {
+        let owned = self.by_owner.get(&peer.id).into_iter().flatten();
+        let workloads = owned
+            .chain(touched)
+            .filter_map(|id| self.workloads.get(id))
+            .map(|record| (record.workload.id.clone(), record.workload.clone()))
+            .collect();
+        let inbound = self
+            .workloads
+            .values()
+            .filter(|record| record.target.as_ref() == Some(&peer.id) && record.workload.peer != peer.id)
+            .count();
+        let cluster = self.clusters.get(&peer.cluster).map_or(&[][..], Vec::as_slice);
+        World {
+            source_health: cluster.iter().find(|c| c.peer == peer.id).map(|c| c.health),
+            mark: Some(peer.mark),
+            inbound: inbound as u32,
+            workloads,
+            candidates: cluster.iter().filter(|c| c.peer != peer.id).cloned().collect(),
+        }
+    }
+
+    /// Carries out what a step of `operation` on `peer` decided.
+    pub fn change(&mut self, operation: OperationId, peer: &PeerId, change: Change) {
+        match change {
+            Change::AddHold(hold) => self.with_peer(peer, |peer| peer.holds.push(hold)),
+            Change::RemoveHold(id) => self.with_peer(peer, |peer| peer.holds.retain(|hold| hold.id != id)),
+            Change::Mark(mark) => self.with_peer(peer, |peer| peer.mark = mark),
+            Change::Moving { workload, target, epoch } => self.with_workload(&workload, |record| {
+                record.workload.state = WorkloadState::Moving;
+                record.workload.operation = Some(operation);
+                record.workload.epoch = epoch;
+                record.target = target;
+            }),
+            Change::Owner { workload, peer, epoch } => {
+                self.with_workload(&workload, |record| {
+                    record.workload.peer = peer;
+                    record.workload.epoch = epoch;
+                    record.workload.ready = true;
+                });
+            }
+            Change::Settled { workload } => self.with_workload(&workload, |record| {
+                record.workload.state = WorkloadState::Running;
+                record.workload.operation = None;
+                record.target = None;
+            }),
+            Change::Gone { workload } => {
+                if let Some(record) = self.workloads.remove(&workload) {
+                    self.account(&record, false);
+                    self.changed_workloads.remove(&workload);
+                    self.deleted_workloads.insert(workload);
+                }
+            }
+            Change::Back { record } => {
+                let record = WorkloadRecord { workload: record, target: None };
+                self.account(&record, true);
+                let id = record.workload.id.clone();
+                self.deleted_workloads.remove(&id);
+                self.changed_workloads.insert(id.clone());
+                self.workloads.insert(id, record);
+            }
+        }
+    }
+
+    /// Every decided change of a peer is a new revision, and whether it is held decides whether it takes workloads.
+    fn with_peer(&mut self, id: &PeerId, change: impl FnOnce(&mut PeerRecord)) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        change(peer);
+        if self.changed_peers.insert(id.clone()) {
+            peer.revision += 1;
+        }
+        let schedulable = peer.holds.is_empty();
+        if let Some(candidates) = self.clusters.get_mut(&peer.cluster)
+            && let Some(candidate) = candidates.iter_mut().find(|c| c.peer == *id)
+        {
+            candidate.schedulable = schedulable;
+        }
+    }
+
+    fn with_workload(&mut self, id: &WorkloadId, change: impl FnOnce(&mut WorkloadRecord)) {
+        let Some(mut record) = self.workloads.remove(id) else { return };
+        self.account(&record, false);
+        change(&mut record);
+        self.account(&record, true);
+        self.workloads.insert(id.clone(), record);
+        self.changed_workloads.insert(id.clone());
+    }
+
+    /// Keeps owners and loads right while a batch goes on: the next step places by what this one promised.
+    fn account(&mut self, record: &WorkloadRecord, there: bool) {
+        let owner = record.workload.peer.clone();
+        let owned = self.by_owner.entry(owner.clone()).or_default();
+        if there {
+            owned.insert(record.workload.id.clone());
+        } else {
+            owned.remove(&record.workload.id);
+        }
+        let promised = record.target.clone().filter(|target| *target != owner);
+        for peer in std::iter::once(owner).chain(promised) {
+            let candidates = self.clusters.values_mut().flatten();
+            for candidate in candidates.filter(|c| c.peer == peer) {
+                candidate.load = if there {
+                    candidate.load.saturating_add(record.workload.load)
+                } else {
+                    candidate.load.saturating_sub(record.workload.load)
+                };
+            }
+        }
+    }
+
+    pub fn changed(&self) -> (Vec<&PeerRecord>, Vec<&WorkloadRecord>, Vec<&WorkloadId>) {
+        (
+            self.changed_peers.iter().filter_map(|id| self.peers.get(id)).collect(),
+            self.changed_workloads.iter().filter_map(|id| self.workloads.get(id)).collect(),
+            self.deleted_workloads.iter().collect(),
+        )
+    }
+
+    pub fn workload(&self, id: &WorkloadId) -> Option<&WorkloadRecord> {
+        self.workloads.get(id)
+    }
+}

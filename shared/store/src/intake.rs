@@ -1,0 +1,247 @@
+//! Group commit of intents: one statement reads what the waiting requests need, one writes all of them.
+//!
+//! Nothing is decided here. The ingress reads with [`facts`], decides each request in memory, and writes with [`commit`].
+
+pub mod cancel;
+
+use omnirelay_workflow::{OperationId, Timestamp};
+use sqlx::{PgConnection, PgPool, Row};
+use uuid::Uuid;
+
+use crate::StoreError;
+use crate::statement::statements;
+
+statements! {
+    // Each row looks up at most one row of each table by its key: `limit 1` keeps the planner from ever joining whole
+    // tables, whatever it believes about their size.
+    FACTS = "
+        select r.n,
+               o.id as operation, o.request_digest,
+               p.revision, p.drain_mark, p.holds::text as holds,
+               l.operation as locked_by
+        from unnest($1::text[], $2::text[], $3::text[]) with ordinality as r (actor, key, peer, n)
+        left join lateral (
+            select id, request_digest from operations where actor = r.actor and idempotency_key = r.key limit 1
+        ) o on true
+        left join lateral (
+            select revision, drain_mark, holds from peers where id = r.peer limit 1
+        ) p on true
+        left join lateral (
+            select operation from operation_locks where resource = 'peers/' || r.peer limit 1
+        ) l on true";
+
+    // `input`: the requests, sorted by actor and key, so that two ingresses cannot deadlock.
+    // `locks`: what the drains among them lock; a lock that somebody has is not taken.
+    // `ops`: the operations, except where the lock was lost. A key that is bound already inserts nothing.
+    // `log`: the submitted events of exactly those, and the records of refusals.
+    // The division fails the statement where a lock was taken and its operation was not inserted (the key was bound by
+    // another ingress at this very moment): a lock without an operation would stay for ever. It is a data error, so the
+    // batch is taken apart and read again.
+    COMMIT = "
+        with input as (
+            select * from unnest(
+                $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+                $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::uuid[], $16::text[],
+                $17::text[]
+            ) as i (id, verb, target, actor, actor_json, reason, change_ticket, params,
+                    digest, key, request_digest, ingress, traceparent, lock, event_id, nats_subject,
+                    payload)
+        ),
+        locks as (
+            insert into operation_locks (resource, operation)
+            select lock, id from input where lock is not null order by lock
+            on conflict (resource) do nothing
+            returning operation
+        ),
+        ops as (
+            insert into operations (id, verb, target, state, actor, actor_json, reason, change_ticket, params, digest,
+                                    idempotency_key, request_digest, ingress, traceparent, created_at, wake_at, event_seq)
+            select id, verb, target, 'submitted', actor, actor_json, reason, change_ticket, params, digest,
+                   key, request_digest, ingress, traceparent, clock_timestamp(), clock_timestamp(), 1
+            from input
+            where lock is null or id in (select operation from locks)
+            on conflict (actor, idempotency_key) do nothing
+            returning id, created_at
+        ),
+        log as (
+            insert into events (event_id, resource, nats_subject, operation, payload)
+            select i.event_id, 'operations', i.nats_subject, i.id, i.payload
+            from input i join ops on ops.id = i.id
+            union all
+            select event_id, 'access', nats_subject, null, payload
+            from unnest($18::uuid[], $19::text[], $20::text[]) as r (event_id, nats_subject, payload)
+        )
+        select i.id, ops.created_at,
+               1 / case when ops.id is null and i.id in (select operation from locks) then 0 else 1 end as whole
+        from input i left join ops on ops.id = i.id";
+
+    // How deep the queue is, counted no further than it matters.
+    BACKLOG = "
+        select count(*) from (
+            select 1 from operations where state = 'submitted' limit $1
+        ) waiting";
+
+    CREATE_KEY = "insert into control_keys (name, key) values ($1, $2) on conflict (name) do nothing";
+    READ_KEY = "select key from control_keys where name = $1";
+}
+
+/// What a request asks about.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    pub actor: &'a str,
+    /// Nothing where the caller named no key: then it cannot have been used before.
+    pub key: Option<&'a str>,
+    pub peer: &'a str,
+}
+
+/// What the record says to a [`Question`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Facts {
+    /// The operation that is bound to the key.
+    pub bound: Option<Bound>,
+    pub peer: Option<PeerFacts>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bound {
+    pub operation: OperationId,
+    pub request_digest: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerFacts {
+    pub revision: u64,
+    /// A `DrainMark` as it is stored.
+    pub drain_mark: String,
+    /// JSON array of holds.
+    pub holds: String,
+    pub locked_by: Option<OperationId>,
+}
+
+/// An operation to create.
+#[derive(Debug, Clone, Copy)]
+pub struct Intent<'a> {
+    pub id: OperationId,
+    pub verb: &'a str,
+    /// `peers/edge-7`.
+    pub target: &'a str,
+    pub actor: &'a str,
+    pub actor_json: &'a str,
+    pub reason: Option<&'a str>,
+    pub change_ticket: Option<&'a str>,
+    pub params: &'a str,
+    pub digest: &'a str,
+    pub key: &'a str,
+    pub request_digest: &'a str,
+    /// The ingress where somebody waits for the end.
+    pub ingress: Option<&'a str>,
+    pub traceparent: &'a str,
+    /// The resource to lock.
+    pub lock: Option<&'a str>,
+    pub event: NewEvent<'a>,
+}
+
+/// A row of the outbox.
+#[derive(Debug, Clone, Copy)]
+pub struct NewEvent<'a> {
+    pub id: Uuid,
+    pub nats_subject: &'a str,
+    pub payload: &'a str,
+}
+
+/// What became of an [`Intent`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    pub id: OperationId,
+    /// When it was created; nothing where it was not, because its key was bound or its lock was taken meanwhile.
+    pub created_at: Option<Timestamp>,
+}
+
+/// The facts for each question, in their order. One round trip.
+pub async fn facts(connection: &mut PgConnection, questions: &[Question<'_>]) -> Result<Vec<Facts>, StoreError> {
+    let actors: Vec<&str> = questions.iter().map(|question| question.actor).collect();
+    let keys: Vec<Option<&str>> = questions.iter().map(|question| question.key).collect();
+    let peers: Vec<&str> = questions.iter().map(|question| question.peer).collect();
+    let rows = sqlx::query(FACTS).bind(actors).bind(keys).bind(peers).fetch_all(connection).await?;
+    let mut facts = vec![Facts::default(); questions.len()];
+    for row in rows {
+        let n: i64 = row.try_get(0)?;
+        let Some(slot) = usize::try_from(n - 1).ok().and_then(|n| facts.get_mut(n)) else { continue };
+        let operation: Option<Uuid> = row.try_get(1)?;
+        if let Some(operation) = operation {
+            slot.bound = Some(Bound { operation, request_digest: row.try_get(2)? });
+        }
+        let revision: Option<i64> = row.try_get(3)?;
+        if let Some(revision) = revision {
+            slot.peer = Some(PeerFacts {
+                revision: revision.unsigned_abs(),
+                drain_mark: row.try_get(4)?,
+                holds: row.try_get(5)?,
+                locked_by: row.try_get(6)?,
+            });
+        }
+    }
+    Ok(facts)
+}
+
+/// Writes operations, their locks and events, and the records of refusals: all of it or, on an error, nothing. One round
+/// trip, which is the transaction. `intents` must be sorted by actor and key.
+pub async fn commit(
+    connection: &mut PgConnection,
+    intents: &[Intent<'_>],
+    refusals: &[NewEvent<'_>],
+) -> Result<Vec<Committed>, StoreError> {
+    macro_rules! column {
+        ($field:ident) => {
+            intents.iter().map(|intent| intent.$field).collect::<Vec<_>>()
+        };
+        (event $field:ident) => {
+            intents.iter().map(|intent| intent.event.$field).collect::<Vec<_>>()
+        };
+        (refusal $field:ident) => {
+            refusals.iter().map(|event| event.$field).collect::<Vec<_>>()
+        };
+    }
+    let rows = sqlx::query(COMMIT)
+        .bind(column!(id))
+        .bind(column!(verb))
+        .bind(column!(target))
+        .bind(column!(actor))
+        .bind(column!(actor_json))
+        .bind(column!(reason))
+        .bind(column!(change_ticket))
+        .bind(column!(params))
+        .bind(column!(digest))
+        .bind(column!(key))
+        .bind(column!(request_digest))
+        .bind(column!(ingress))
+        .bind(column!(traceparent))
+        .bind(column!(lock))
+        .bind(column!(event id))
+        .bind(column!(event nats_subject))
+        .bind(column!(event payload))
+        .bind(column!(refusal id))
+        .bind(column!(refusal nats_subject))
+        .bind(column!(refusal payload))
+        .fetch_all(connection)
+        .await?;
+    rows.iter()
+        .map(|row| {
+            let created_at: Option<jiff_sqlx::Timestamp> = row.try_get(1)?;
+            Ok(Committed { id: row.try_get(0)?, created_at: created_at.map(jiff_sqlx::Timestamp::to_jiff) })
+        })
+        .collect()
+}
+
+/// Operations that wait for the worker's first step; counting stops at `at_most`.
+pub async fn backlog(pool: &PgPool, at_most: u64) -> Result<u64, StoreError> {
+    let at_most = i64::try_from(at_most).unwrap_or(i64::MAX);
+    let count: i64 = sqlx::query_scalar(BACKLOG).bind(at_most).fetch_one(pool).await?;
+    Ok(count.unsigned_abs())
+}
+
+/// The key of this name that every replica shares: `fresh` if nobody had made one.
+pub async fn shared_key(pool: &PgPool, name: &str, fresh: &[u8]) -> Result<Vec<u8>, StoreError> {
+    sqlx::query(CREATE_KEY).bind(name).bind(fresh).execute(pool).await?;
+    Ok(sqlx::query_scalar(READ_KEY).bind(name).fetch_one(pool).await?)
+}

@@ -1,0 +1,212 @@
+//! The worker's view of operations: find what is due, lock it, write back what a batch of steps decided.
+
+use omnirelay_workflow::{OperationId, Timestamp};
+use sqlx::{PgConnection, PgPool, Row};
+
+use crate::reads::OperationRow;
+use crate::reads::operations::{from_row, operation_columns};
+use crate::statement::statements;
+use crate::{StoreError, ToSqlx};
+
+statements! {
+    // A wake-up that came over the bus has been taken within this time; what is older was missed.
+    DUE = "
+        select id from operations
+        where wake_at <= clock_timestamp() - make_interval(secs => $2)
+        order by wake_at limit $1";
+
+    // `ids`: what was asked for, and everything that waits for its first step on the same targets, so that inputs of one
+    // target are taken in intake order. Locked in id order, after which the state is looked at again.
+    LOCK = concat!(
+        "with ids as (
+            select unnest($1::uuid[]) as id
+            union
+            select w.id from unnest($1::uuid[]) as a (id)
+            join operations t on t.id = a.id
+            join operations w on w.target = t.target and w.state = 'submitted'
+        )
+        select ", operation_columns!(), ", o.actor_json, o.ingress, o.traceparent, o.run, clock_timestamp(), o.progress_at
+        from operations o
+        where o.id = any(array(select id from ids))
+          and o.state in ('submitted', 'awaitingApproval', 'queued', 'running', 'unwinding')
+        order by o.id
+        for update of o");
+
+    SAVE_OPERATIONS = "
+        update operations o set
+            state = u.state, phase = u.phase, progress = u.progress, blockers = u.blockers, run = u.run,
+            changed = u.changed, result = u.result, error = u.error, resource = u.resource, started_at = u.started_at,
+            finished_at = u.finished_at, deadline_at = u.deadline_at, wake_at = u.wake_at,
+            stepped_at = clock_timestamp(), event_seq = u.event_seq, revision = u.revision, progress_at = u.progress_at
+        from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bool[], $8::text[],
+                    $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[],
+                    $14::timestamptz[], $15::int8[], $16::int8[], $17::timestamptz[])
+            as u (id, state, phase, progress, blockers, run, changed, result, error, resource, started_at, finished_at,
+                  deadline_at, wake_at, event_seq, revision, progress_at)
+        where o.id = u.id";
+
+    UNLOCK = "
+        delete from operation_locks where operation = any($1)";
+
+    WAKE = "
+        update operations set wake_at = clock_timestamp()
+        where id = any($1) and state in ('queued', 'running', 'unwinding')
+          and (wake_at is null or wake_at > clock_timestamp())";
+
+    // A peer whose health has changed may be what its drain waits for.
+    LOCK_HOLDERS = "
+        select operation from operation_locks where resource = any($1)";
+
+    // Live operations that nothing will wake: no timer, no command out. There should be none; a bug or a lost row made it.
+    FORGOTTEN = "
+        select o.id from operations o
+        where o.state in ('submitted', 'queued', 'running', 'unwinding')
+          and (o.wake_at is null or o.wake_at < clock_timestamp() - interval '30 seconds')
+          and coalesce(o.stepped_at, o.created_at) < clock_timestamp() - interval '30 seconds'
+          and not exists (select 1 from effects e where e.operation = o.id)
+        limit 500";
+
+    BY_STATE = "
+        select verb, state, count(*) from operations
+        where state in ('submitted', 'awaitingApproval', 'queued', 'running', 'unwinding', 'stuck')
+        group by verb, state";
+
+    DEAD_LETTER = "
+        insert into dead_letters (operation, input, error) values ($1, $2, $3)";
+
+    STUCK = "
+        update operations set state = 'stuck', error = $2, wake_at = null, event_seq = event_seq + 1,
+                              revision = revision + 1, finished_at = clock_timestamp(), stepped_at = clock_timestamp()
+        where id = $1 and state in ('submitted', 'awaitingApproval', 'queued', 'running', 'unwinding')
+        returning event_seq, actor_json, target, verb";
+}
+
+/// An operation under its lock, with what only the worker needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkRow {
+    pub row: OperationRow,
+    pub actor_json: String,
+    /// The ingress where somebody may wait.
+    pub ingress: Option<String>,
+    pub traceparent: Option<String>,
+    /// The workflow's state, as it was serialised.
+    pub run: Option<String>,
+    /// Of the next look.
+    pub wake_at: Option<Timestamp>,
+    /// When its progress was last told.
+    pub progress_at: Option<Timestamp>,
+}
+
+/// Operations that are due, oldest first, at least `late_secs` late.
+pub async fn due(pool: &PgPool, limit: i64, late_secs: f64) -> Result<Vec<OperationId>, StoreError> {
+    Ok(sqlx::query_scalar(DUE).bind(limit).bind(late_secs).fetch_all(pool).await?)
+}
+
+/// Locks live operations and returns them in id order, with the database's time.
+pub async fn lock(
+    connection: &mut PgConnection,
+    ids: &[OperationId],
+) -> Result<(Vec<WorkRow>, Option<Timestamp>), StoreError> {
+    let rows = sqlx::query(LOCK).bind(ids).fetch_all(connection).await?;
+    let mut now = None;
+    let mut work = Vec::with_capacity(rows.len());
+    for row in &rows {
+        now = Some(row.try_get::<jiff_sqlx::Timestamp, _>(27)?.to_jiff());
+        work.push(WorkRow {
+            row: from_row(row)?,
+            actor_json: row.try_get(23)?,
+            ingress: row.try_get(24)?,
+            traceparent: row.try_get(25)?,
+            run: row.try_get(26)?,
+            wake_at: None,
+            progress_at: row.try_get::<Option<jiff_sqlx::Timestamp>, _>(28)?.map(jiff_sqlx::Timestamp::to_jiff),
+        });
+    }
+    Ok((work, now))
+}
+
+/// Writes operations back, and frees the locks of `unlock`.
+pub async fn save(connection: &mut PgConnection, rows: &[&WorkRow], unlock: &[OperationId]) -> Result<(), StoreError> {
+    macro_rules! column {
+        ($($path:ident).+) => { rows.iter().map(|work| work.$($path).+.clone()).collect::<Vec<_>>() };
+        (time $($path:ident).+) => {
+            rows.iter().map(|work| work.$($path).+.map(ToSqlx::to_sqlx)).collect::<Vec<_>>()
+        };
+    }
+    sqlx::query(SAVE_OPERATIONS)
+        .bind(column!(row.id))
+        .bind(column!(row.state))
+        .bind(column!(row.phase))
+        .bind(column!(row.progress))
+        .bind(column!(row.blockers))
+        .bind(column!(run))
+        .bind(column!(row.changed))
+        .bind(column!(row.result))
+        .bind(column!(row.error))
+        .bind(column!(row.resource))
+        .bind(column!(time row.started_at))
+        .bind(column!(time row.finished_at))
+        .bind(column!(time row.deadline_at))
+        .bind(column!(time wake_at))
+        .bind(column!(row.event_seq))
+        .bind(column!(row.revision))
+        .bind(column!(time progress_at))
+        .execute(&mut *connection)
+        .await?;
+    if !unlock.is_empty() {
+        sqlx::query(UNLOCK).bind(unlock).execute(connection).await?;
+    }
+    Ok(())
+}
+
+/// Makes live operations due now.
+pub async fn wake(connection: &mut PgConnection, ids: &[OperationId]) -> Result<(), StoreError> {
+    sqlx::query(WAKE).bind(ids).execute(connection).await?;
+    Ok(())
+}
+
+/// The operations that have locked these resources (`peers/edge-7`).
+pub async fn lock_holders(connection: &mut PgConnection, resources: &[String]) -> Result<Vec<OperationId>, StoreError> {
+    Ok(sqlx::query_scalar(LOCK_HOLDERS).bind(resources).fetch_all(connection).await?)
+}
+
+/// Live operations without any progress or anything that could bring it.
+pub async fn forgotten(pool: &PgPool) -> Result<Vec<OperationId>, StoreError> {
+    Ok(sqlx::query_scalar(FORGOTTEN).fetch_all(pool).await?)
+}
+
+/// How many live or stuck operations there are, by verb and state.
+pub async fn by_state(pool: &PgPool) -> Result<Vec<(String, String, i64)>, StoreError> {
+    Ok(sqlx::query_as(BY_STATE).fetch_all(pool).await?)
+}
+
+/// What a poisoned operation's last event needs.
+#[derive(Debug, Clone)]
+pub struct Poisoned {
+    pub event_seq: i64,
+    pub actor_json: String,
+    pub target: String,
+    pub verb: String,
+}
+
+/// Sets a poisoned input aside: a dead letter, and its operation `stuck` with `error` (JSON of a problem). Nothing where the
+/// operation has ended meanwhile.
+pub async fn set_aside(
+    connection: &mut PgConnection,
+    operation: OperationId,
+    input: &str,
+    message: &str,
+    error: &str,
+) -> Result<Option<Poisoned>, StoreError> {
+    sqlx::query(DEAD_LETTER).bind(operation).bind(input).bind(message).execute(&mut *connection).await?;
+    let row = sqlx::query(STUCK).bind(operation).bind(error).fetch_optional(connection).await?;
+    row.map(|row| {
+        Ok(Poisoned {
+            event_seq: row.try_get(0)?,
+            actor_json: row.try_get(1)?,
+            target: row.try_get(2)?,
+            verb: row.try_get(3)?,
+        })
+    })
+    .transpose()
+}

@@ -1,0 +1,96 @@
+//! Every order of what can happen in small worlds, and random orders in larger ones.
+
+use std::collections::{HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const CASES: u32 = 400;
+
+fn params(deadline_secs: Option<u64>, on_deadline: OnDeadline, max_concurrent: u32) -> DrainParams {
+    DrainParams { deadline_secs, on_deadline, max_concurrent, ..DrainParams::default() }
+}
+
+/// `f` start-first, `x` stop-first, `r` release-only, `n` release-only that is not restorable.
+fn workloads(kinds: &str) -> Vec<Workload> {
+    let one = |(n, kind): (usize, char)| {
+        let handover = match kind {
+            'f' => Handover::StartFirst,
+            'x' => Handover::StopFirst,
+            _ => Handover::ReleaseOnly,
+        };
+        record_of(&format!("w{n}"), "s", handover, kind != 'n')
+    };
+    kinds.chars().enumerate().map(one).collect()
+}
+
+/// What tells two states apart; what was heard already does not.
+fn fingerprint(sim: &Sim) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    serde_json::to_string(&sim.run).expect("JSON").hash(&mut hasher);
+    let Sim { now, wake_at, holds, records, targets, agents, health, cordoned, rows, reports, budget, .. } = sim;
+    format!("{now:?}{wake_at:?}{holds:?}{targets:?}{agents:?}{health:?}{cordoned:?}{reports:?}{budget:?}")
+        .hash(&mut hasher);
+    for row in rows {
+        (row.command.id.as_str(), row.sent, row.accepted, row.on_wire, row.done).hash(&mut hasher);
+    }
+    for record in records.values() {
+        format!("{}{}{}{:?}", record.id, record.peer, record.epoch, record.operation).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// Tries everything from the start, breadth first, up to `most` states. In each of them everybody may begin to behave.
+fn explore(kinds: &str, params: DrainParams, budget: Budget, most: usize) -> usize {
+    let first = Sim::new(params, &workloads(kinds), budget);
+    let mut seen = HashSet::from([fingerprint(&first)]);
+    let mut queue = VecDeque::from([first]);
+    while let Some(sim) = queue.pop_front() {
+        sim.clone().behave();
+        for action in sim.actions() {
+            let mut next = sim.clone();
+            next.act(&action);
+            if seen.len() < most && seen.insert(fingerprint(&next)) {
+                queue.push_back(next);
+            }
+        }
+    }
+    seen.len()
+}
+
+/// Walks on at random, then lets everybody behave.
+fn walk(mut sim: Sim, picks: &[u16]) {
+    for pick in picks {
+        let actions = sim.actions();
+        if actions.is_empty() {
+            break;
+        }
+        sim.act(&actions[usize::from(*pick) * actions.len() / 65536]);
+    }
+    sim.behave();
+}
+
+fn worlds() -> impl Strategy<Value = Sim> {
+    let deadline = prop_oneof![
+        2 => Just((None, OnDeadline::Hold)),
+        1 => Just((Some(40), OnDeadline::Hold)),
+        1 => Just((Some(40), OnDeadline::Cancel)),
+        2 => Just((Some(40), OnDeadline::Force)),
+    ];
+    ("[fxrn]{1,4}", deadline, 1u32..4, 0u32..8, 0u32..20, 0u32..3).prop_map(
+        |(kinds, (secs, on_deadline), most, faults, ticks, cancels)| {
+            Sim::new(params(secs, on_deadline, most), &workloads(&kinds), Budget { faults, ticks, cancels })
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(CASES) })]
+
+    #[test]
+    fn any_order_of_things_ends_as_promised(sim in worlds(), picks in prop::collection::vec(any::<u16>(), 0..90)) {
+        walk(sim, &picks);
+    }
+}
