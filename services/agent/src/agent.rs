@@ -56,10 +56,11 @@ pub async fn run_agent(config: AgentConfig, shutdown: CancellationToken) -> anyh
     }
     let result = speak(&config, &cores, &reports, &stop, &shutdown).await;
     stop.cancel();
-    for (core, _) in &cores {
+    futures_util::future::join_all(cores.iter().map(|(core, _)| async move {
         core.stopped().await;
         core.driver.stop().await;
-    }
+    }))
+    .await;
     tracing::info!(peers = cores.len(), at = %Timestamp::now(), "the agent has stopped");
     result
 }
@@ -72,7 +73,8 @@ async fn speak(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let link = Link::open(&config.nats, config.credentials.as_deref(), "omnirelay-agent").await?;
-    let publishing = stop_later();
+    // The reports' own token: they go on for a moment when everything else has stopped.
+    let publishing = CancellationToken::new();
     let tasks = TaskTracker::new();
     for (core, _) in cores {
         let commands = link.client().subscribe(subject::agent(&core.peer, "*")).await?;
@@ -102,11 +104,6 @@ async fn speak(
     tasks.close();
     tasks.wait().await;
     Ok(())
-}
-
-/// The reports' own token: they go on for a moment when everything else has stopped.
-fn stop_later() -> CancellationToken {
-    CancellationToken::new()
 }
 
 fn open_driver(peer: &PeerConfig, folder: &Path, ports: &Arc<Ports>) -> anyhow::Result<Arc<dyn Driver>> {

@@ -129,3 +129,46 @@ fn default_state_dir() -> PathBuf {
         .or_else(|| state("HOME").map(|dir| dir.join(".local/state/omnirelay-agent")))
         .unwrap_or_else(|| PathBuf::from("omnirelay-agent"))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        agent: AgentArgs,
+    }
+
+    fn parse(line: &str) -> Result<AgentArgs, clap::Error> {
+        Cli::try_parse_from(line.split(' ')).map(|cli| cli.agent)
+    }
+
+    #[test]
+    fn flags_amount_to_a_configuration() {
+        let line = "agent --peer web-07 --cluster fra1 --nats nats://h:1 --on-acquire up --on-release down \
+                    --ready http://h/{workload} --workload w1:shop --workload w2"
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
+        let config = parse(&line).unwrap().run.config().unwrap();
+        let peer = &config.peers[0];
+        assert_eq!((peer.id.as_str(), peer.cluster.as_str()), ("web-07", "fra1"));
+        let services: Vec<String> = peer.started().unwrap().into_iter().map(|(_, service)| service).collect();
+        assert_eq!(services, ["shop", "w2"]);
+        let line = line.replace("--on-release down ", "");
+        let error = parse(&line).unwrap().run.config().unwrap_err().to_string();
+        assert_eq!(error, "--on-release is needed, or --config");
+    }
+
+    #[test]
+    fn a_file_excludes_flags_and_a_check_needs_none() {
+        assert!(parse("agent --config agent.toml --peer web-07").is_err());
+        let args = parse("agent check-driver ./mine --workload w1 --arg --zone").unwrap();
+        let Some(AgentCommand::CheckDriver(check)) = args.command else { panic!("{args:?}") };
+        assert_eq!((check.workload.as_str(), check.args), ("w1", vec!["--zone".to_owned()]));
+        assert_eq!(check.timeout, Duration::from_secs(30));
+    }
+}

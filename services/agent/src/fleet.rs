@@ -36,6 +36,7 @@ const ALL_FAULTS: &str = "omni.v1.fleet.*.fault";
 const SERVICES: u32 = 5;
 /// The journal of a fleet is rewritten from this size on.
 const COMPACT_ABOVE: u64 = 64 << 20;
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 const LAST_REPORTS: Duration = Duration::from_secs(1);
 /// The domain of the host names of simulated peers.
 const DOMAIN: &str = "simulated";
@@ -101,6 +102,15 @@ impl Fleet {
         let link = Link::open(&options.nats_url, None, "omnirelay-fleet").await?;
         let fleet = Self { peers, reports, link, stop, publishing, tasks: TaskTracker::new() };
         fleet.listen().await?;
+        // Whoever waits for the fleet wants it to be commanded at once. Without NATS it starts all the same, and waits.
+        let subscribed = async {
+            fleet.link.connected().await;
+            fleet.link.client().flush().await
+        };
+        match tokio::time::timeout(CONNECT_PATIENCE, subscribed).await {
+            Ok(flushed) => flushed?,
+            Err(_) => tracing::warn!("NATS cannot be reached yet, the simulated fleet goes on trying"),
+        }
         fleet.beat(options.heartbeat);
         tracing::info!(peers = fleet.peers.len(), "the simulated fleet runs");
         Ok(fleet)
@@ -131,7 +141,7 @@ impl Fleet {
             async move { commands::serve(&client, commands, |peer| find(&peers, peer), stop).await }
         });
         self.tasks.spawn({
-            let (client, peers) = (client.clone(), peers.clone());
+            let client = client.clone();
             async move {
                 stop.run_until_cancelled(take_faults(&client, faults, &peers)).await;
             }

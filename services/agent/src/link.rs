@@ -32,6 +32,7 @@ impl Link {
             .connection_timeout(Duration::from_secs(3))
             .ping_interval(Duration::from_secs(5))
             .client_capacity(16 << 10)
+            .subscription_capacity(256 << 10)
             // Full jitter: thousands of agents come back after an outage, not all in the same moment.
             .reconnect_delay_callback(|attempt| {
                 let cap = Duration::from_millis(50 << attempt.min(6)).min(MAX_RECONNECT_DELAY);

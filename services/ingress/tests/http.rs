@@ -370,6 +370,26 @@ async fn a_stream_resumes_without_a_gap_and_goes_on_without_nats() {
     site.position().await;
     assert_eq!(positions(&mut resumed, 1).await, [3]);
     assert_eq!(positions(&mut one, 1).await, [3]);
+    // And what only the bus has is heard there: position 4 is known to be given, its row is never found.
+    sqlx::query("update watermarks set position = 4 where name = 'positioned'")
+        .execute(&site.pool)
+        .await
+        .expect("a mark");
+    let event = json!({"type": "omnirelay.operations.started", "subject": "operations/x", "data": {}}).to_string();
+    let publishing = async {
+        loop {
+            // Repeated, because the first may come before the subscription; whoever has it drops it.
+            let mut headers = async_nats::HeaderMap::new();
+            headers.insert("Omni-Position", "4");
+            let subject = omnirelay_contract::subject::event("operations", "x", "started");
+            site.bus.publish(subject, headers, event.clone().into()).await.expect("published");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        heard = positions(&mut resumed, 1) => assert_eq!(heard, [4]),
+        () = publishing => {}
+    }
     let reader = taken(site.ask(Method::GET, "/control/events", Scope::Read)).await;
     assert_eq!(code(&reader), (403, "insufficient-scope"));
 }

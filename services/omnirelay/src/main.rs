@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use omnirelay_agent::AgentArgs;
 use omnirelay_cli::{CompletionsArgs, GlobalArgs};
-use omnirelay_runtime::config::LogFormat;
+use omnirelay_runtime::telemetry::LogFormat;
 use omnirelay_runtime::{shutdown, telemetry};
 
 #[global_allocator]
@@ -20,7 +20,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Operate a mesh: durable, cancellable, audited changes to peers and what runs on them.
 #[derive(Debug, Parser)]
-#[command(name = "omnirelay", version, propagate_version = true)]
+#[command(name = "omnirelay", version)]
 struct Args {
     #[command(flatten)]
     global: GlobalArgs,
@@ -84,7 +84,8 @@ fn log_to_stderr(default: &str) -> anyhow::Result<()> {
         Ok("json") => LogFormat::Json,
         _ => LogFormat::Pretty,
     };
-    let filter = std::env::var("OMNIRELAY_LOG_FILTER").unwrap_or_else(|_| default.to_owned());
+    let filter =
+        std::env::var("OMNIRELAY_LOG_FILTER").unwrap_or_else(|_| format!("{default},sqlx=warn,async_nats=warn"));
     telemetry::init_logging(format, &filter)?;
     Ok(())
 }

@@ -73,8 +73,8 @@ fn load(work: WorkRow) -> Result<Loaded, StoreError> {
     let verb: Verb = work.row.verb.parse().map_err(|error| StoreError::corrupt("an operation's verb", error))?;
     let target = work.row.target.strip_prefix("peers/").unwrap_or(&work.row.target);
     let peer = PeerId::parse(target).map_err(|error| StoreError::corrupt("an operation's target", error))?;
-    let actor = serde_json::from_str(&work.actor_json)
-        .map_err(|error| StoreError::corrupt("an operation's actor", error))?;
+    let actor =
+        serde_json::from_str(&work.actor_json).map_err(|error| StoreError::corrupt("an operation's actor", error))?;
     let drain = match verb {
         Verb::PeersDrain => Some(LoadedDrain::parse(&work)?),
         Verb::PeersCordon | Verb::PeersUncordon => None,
@@ -82,15 +82,10 @@ fn load(work: WorkRow) -> Result<Loaded, StoreError> {
     Ok(Loaded { work, verb, peer, actor, drain })
 }
 
-async fn load_records(
-    tx: &mut PgConnection,
-    loaded: &mut [Loaded],
-    batch: &Batch,
-) -> Result<Records, StoreError> {
+async fn load_records(tx: &mut PgConnection, loaded: &mut [Loaded], batch: &Batch) -> Result<Records, StoreError> {
     let all: BTreeSet<String> = loaded.iter().map(|op| op.peer.to_string()).collect();
     let all: Vec<String> = all.into_iter().collect();
-    let draining: Vec<String> =
-        loaded.iter().filter(|op| op.drain.is_some()).map(|op| op.peer.to_string()).collect();
+    let draining: Vec<String> = loaded.iter().filter(|op| op.drain.is_some()).map(|op| op.peer.to_string()).collect();
     if draining.is_empty() {
         return Ok(Records::new(registry::lock_peers(tx, &all).await?));
     }

@@ -110,9 +110,7 @@ impl Dispatcher {
         }
         let operations: Vec<OperationId> = operations.into_iter().collect();
         match effects::cancelled(&self.pool, &operations).await {
-            Ok(cancelled) => {
-                batch.into_iter().filter(|(e, _)| e.undo || !cancelled.contains(&e.operation)).collect()
-            }
+            Ok(cancelled) => batch.into_iter().filter(|(e, _)| e.undo || !cancelled.contains(&e.operation)).collect(),
             Err(error) => {
                 tracing::debug!(%error, "commands wait for the database");
                 batch.into_iter().filter(|(effect, _)| effect.undo).collect()

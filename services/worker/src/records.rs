@@ -14,6 +14,8 @@ pub struct Records {
     workloads: BTreeMap<WorkloadId, WorkloadRecord>,
     by_owner: HashMap<PeerId, BTreeSet<WorkloadId>>,
     clusters: HashMap<ClusterId, Vec<Candidate>>,
+    /// Where a peer stands in its cluster's list.
+    places: HashMap<PeerId, (ClusterId, usize)>,
     pub changed_peers: BTreeSet<PeerId>,
     changed_workloads: BTreeSet<WorkloadId>,
     deleted_workloads: BTreeSet<WorkloadId>,
@@ -24,18 +26,16 @@ impl Records {
         Self { peers: peers.into_iter().map(|peer| (peer.id.clone(), peer)).collect(), ..Self::default() }
     }
 
-    pub fn with_registry(
-        mut self,
-        workloads: Vec<WorkloadRecord>,
-        candidates: Vec<(ClusterId, Candidate)>,
-    ) -> Self {
+    pub fn with_registry(mut self, workloads: Vec<WorkloadRecord>, candidates: Vec<(ClusterId, Candidate)>) -> Self {
         for record in workloads {
             let id = record.workload.id.clone();
             self.by_owner.entry(record.workload.peer.clone()).or_default().insert(id.clone());
             self.workloads.insert(id, record);
         }
         for (cluster, candidate) in candidates {
-            self.clusters.entry(cluster).or_default().push(candidate);
+            let list = self.clusters.entry(cluster.clone()).or_default();
+            self.places.insert(candidate.peer.clone(), (cluster, list.len()));
+            list.push(candidate);
         }
         self
     }
@@ -55,7 +55,7 @@ impl Records {
             .count();
         let cluster = self.clusters.get(&peer.cluster).map_or(&[][..], Vec::as_slice);
         World {
-            source_health: cluster.iter().find(|c| c.peer == peer.id).map(|c| c.health),
+            source_health: self.candidate(&peer.id).map(|c| c.health),
             mark: Some(peer.mark),
             inbound: inbound as u32,
             workloads,
@@ -113,11 +113,19 @@ impl Records {
             peer.revision += 1;
         }
         let schedulable = peer.holds.is_empty();
-        if let Some(candidates) = self.clusters.get_mut(&peer.cluster)
-            && let Some(candidate) = candidates.iter_mut().find(|c| c.peer == *id)
-        {
+        if let Some(candidate) = self.candidate_mut(id) {
             candidate.schedulable = schedulable;
         }
+    }
+
+    fn candidate(&self, peer: &PeerId) -> Option<&Candidate> {
+        let (cluster, place) = self.places.get(peer)?;
+        self.clusters.get(cluster)?.get(*place)
+    }
+
+    fn candidate_mut(&mut self, peer: &PeerId) -> Option<&mut Candidate> {
+        let (cluster, place) = self.places.get(peer)?;
+        self.clusters.get_mut(cluster)?.get_mut(*place)
     }
 
     fn with_workload(&mut self, id: &WorkloadId, change: impl FnOnce(&mut WorkloadRecord)) {
@@ -140,8 +148,7 @@ impl Records {
         }
         let promised = record.target.clone().filter(|target| *target != owner);
         for peer in std::iter::once(owner).chain(promised) {
-            let candidates = self.clusters.values_mut().flatten();
-            for candidate in candidates.filter(|c| c.peer == peer) {
+            if let Some(candidate) = self.candidate_mut(&peer) {
                 candidate.load = if there {
                     candidate.load.saturating_add(record.workload.load)
                 } else {

@@ -168,7 +168,11 @@ impl Relay {
         let stream = self.bus.ensure_events(self.streams, first).await?;
         if stream.last_sequence > head {
             // PostgreSQL is the truth; a stream that is ahead of it tells of a past that was taken back.
-            tracing::warn!(stream = stream.last_sequence, head, "the event stream is ahead of the record and is rebuilt");
+            tracing::warn!(
+                stream = stream.last_sequence,
+                head,
+                "the event stream is ahead of the record and is rebuilt"
+            );
             self.bus.drop_events().await?;
             let stream = self.bus.ensure_events(self.streams, first).await?;
             return Ok(stream.last_sequence);

@@ -131,7 +131,7 @@ pub struct KnownPeer {
     pub last: Option<LastHeartbeat>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LastHeartbeat {
     pub incarnation: Uuid,
     pub seq: u64,

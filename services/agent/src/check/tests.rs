@@ -49,7 +49,7 @@ async fn a_good_driver_passes() {
 
 #[tokio::test]
 async fn each_fault_is_found_and_named() {
-    for (good, bad, check, detail) in [
+    let cases = [
         (r#","ready":true"#, "", "list: each line has id, service and ready", "\"ready\" is missing"),
         (r#"{"id":"%s","service":"#, r#"id=%s service="#, "status: says \"ready\": true", "not a workload"),
         (r#"grep -q "^$2:" "$file" || "#, "", "acquire again: still there once", "more than once"),
@@ -65,21 +65,34 @@ async fn each_fault_is_found_and_named() {
             r#"sed -i "/^$2:/d" "$file""#,
             r#"grep -q "^$2:" "$file" || exit 4; sed -i "/^$2:/d" "$file""#,
             "release again",
-            "code",
+            "it exits with 4",
         ),
         ("cordon | uncordon) ;;", "", "cordon: exits with 0", "unknown verb cordon"),
         (r#"echo "unknown verb $1" >&2; exit 1"#, "exit 0", "an unknown verb", "verbs may be added"),
         (r#"echo "unknown verb $1" >&2; exit 1"#, "exit 1", "an unknown verb", "nothing on stderr"),
         ("list) while", "list) sleep 60; while", "list: exits with 0", "took longer than 3s"),
-    ] {
+    ];
+    futures_util::future::join_all(cases.map(|(good, bad, check, detail)| async move {
         assert!(GOOD.contains(good), "{good}");
         // A list has lines only once something runs.
         let body = GOOD.replace(good, bad).replace("touch \"$file\"", "[ -e \"$file\" ] || echo other:shop >\"$file\"");
         let failing = failing(&body).await;
-        let detail = if detail == "code" { "it exits with 4" } else { detail };
         let found = failing.iter().any(|f| f.check.contains(check) && f.detail.contains(detail));
         assert!(found, "{check} / {detail} in {failing:#?}");
-    }
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn the_documented_example_passes() {
+    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/drivers.md");
+    let guide = std::fs::read_to_string(guide).unwrap();
+    let (_, example) = guide.split_once("```sh\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path().to_str().unwrap();
+    let body = example.replace("/var/lib/shards", here).replace("/run/shards", here);
+    assert_eq!(failing(&body).await, []);
 }
 
 #[tokio::test]

@@ -135,3 +135,56 @@ impl Driver for SimpleDriver {
         .boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use omnirelay_workflow::PeerId;
+
+    use super::*;
+
+    fn open(folder: &Path) -> SimpleDriver {
+        let words = |text: &str| super::super::words::split(text).unwrap();
+        let ready = format!("test -e {}/{{service}}-{{workload}}", folder.display());
+        SimpleDriver::open(SimpleOptions {
+            on_acquire: words(&format!("sh -c 'touch {}/$OMNIRELAY_SERVICE-$OMNIRELAY_WORKLOAD'", folder.display())),
+            on_release: words(&format!(
+                "sh -c 'if [ -e {0}/busy ]; then echo 3 left >&2; exit 75; fi; rm -f {0}/shop-$OMNIRELAY_WORKLOAD'",
+                folder.display()
+            )),
+            ready: Some(ready),
+            workloads: vec![(WorkloadId::parse("w1").unwrap(), "shop".to_owned())],
+            file: folder.join("state/workloads.json"),
+            timeout: Duration::from_secs(20),
+        })
+        .unwrap()
+    }
+
+    async fn ask(driver: &SimpleDriver, verb: Verb, workload: &str) -> Answer {
+        let id = WorkloadId::parse(workload).unwrap();
+        let target = Target { id, service: "shop".to_owned(), unit: None, epoch: 1 };
+        let target = (verb != Verb::List).then_some(target);
+        driver.call(Call { verb, peer: PeerId::parse("p1").unwrap(), target, holds: vec![] }).await
+    }
+
+    async fn listed(driver: &SimpleDriver) -> Vec<(String, bool)> {
+        let answer = ask(driver, Verb::List, "w1").await;
+        answer.lines.into_iter().map(|line| (line.id.to_string(), line.ready)).collect()
+    }
+
+    #[tokio::test]
+    async fn commands_move_workloads_and_the_file_remembers() {
+        let folder = tempfile::tempdir().unwrap();
+        let driver = open(folder.path());
+        assert_eq!(listed(&driver).await, [("w1".to_owned(), false)], "adopted; its check does not pass");
+        let acquired = ask(&driver, Verb::Acquire, "w2").await;
+        assert!(acquired.exit == Exit::Done && acquired.lines[0].ready, "{acquired:?}");
+        std::fs::write(folder.path().join("busy"), "").unwrap();
+        assert_eq!(ask(&driver, Verb::Release, "w1").await, Answer::busy(vec![], "3 left"));
+        std::fs::remove_file(folder.path().join("busy")).unwrap();
+        assert_eq!(ask(&driver, Verb::Release, "w1").await.exit, Exit::Done);
+        drop(driver);
+        assert_eq!(listed(&open(folder.path())).await, [("w2".to_owned(), true)]);
+    }
+}

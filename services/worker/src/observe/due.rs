@@ -128,18 +128,19 @@ mod tests {
             assert_eq!(due(&beat, digest(&beat), Some(&known), memory, TIMEOUT, now), expect);
         };
         let news = Due::Look { fresh: false, news: true };
-        check(Some(last.clone()), Some(&memory), Due::Nothing);
-        check(Some(LastHeartbeat { age_secs: 2.5, ..last.clone() }), Some(&memory), Due::Touch);
-        check(Some(LastHeartbeat { digest: 0, ..last.clone() }), Some(&memory), news);
-        check(Some(LastHeartbeat { health: Health::Unreachable, ..last.clone() }), Some(&memory), news);
-        check(Some(LastHeartbeat { seq: 5, ..last.clone() }), Some(&memory), Due::Stale);
-        check(Some(last.clone()), None, Due::Look { fresh: false, news: false });
+        check(Some(last), Some(&memory), Due::Nothing);
+        check(Some(LastHeartbeat { age_secs: 2.5, ..last }), Some(&memory), Due::Touch);
+        check(Some(LastHeartbeat { digest: 0, ..last }), Some(&memory), news);
+        check(Some(LastHeartbeat { health: Health::Unreachable, ..last }), Some(&memory), news);
+        check(Some(LastHeartbeat { seq: 5, ..last }), Some(&memory), Due::Stale);
+        check(Some(last), None, Due::Look { fresh: false, news: false });
         check(None, None, Due::Look { fresh: true, news: true });
-        let restarted = LastHeartbeat { incarnation: uuid::Uuid::from_u128(9), seq: 900, ..last.clone() };
+        let restarted = LastHeartbeat { incarnation: uuid::Uuid::from_u128(9), seq: 900, ..last };
         check(Some(restarted), Some(&memory), Due::Look { fresh: true, news: true });
         let ahead = PeerMemory::new(beat.incarnation, 5, now, Suspicions::new());
-        check(Some(last.clone()), Some(&ahead), Due::Stale);
-        let long_ago = PeerMemory::new(beat.incarnation, 4, now.checked_sub(TIMEOUT * 2).unwrap_or(now), Suspicions::new());
+        check(Some(last), Some(&ahead), Due::Stale);
+        let long_ago =
+            PeerMemory::new(beat.incarnation, 4, now.checked_sub(TIMEOUT * 2).unwrap_or(now), Suspicions::new());
         check(Some(last), Some(&long_ago), Due::Look { fresh: false, news: false });
     }
 }

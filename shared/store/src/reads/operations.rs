@@ -129,7 +129,10 @@ pub fn operation_dto(row: &OperationRow) -> Result<Operation, StoreError> {
 /// The answer to the mutation that the row came from.
 pub fn mutated_dto(row: &OperationRow) -> Result<Mutated, StoreError> {
     let resource = row.resource.as_deref().map(|text| json("an operation's resource", text)).transpose()?;
-    Ok(Mutated { operation: operation_dto(row)?, resource, changed: row.changed })
+    let operation = operation_dto(row)?;
+    // What has not ended is under way: that it changed nothing is known only at its end.
+    let changed = row.changed || !operation.state.is_terminal();
+    Ok(Mutated { operation, resource, changed })
 }
 
 pub async fn get(pool: &PgPool, id: OperationId) -> Result<Option<OperationRow>, StoreError> {

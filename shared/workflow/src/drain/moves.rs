@@ -106,7 +106,8 @@ impl Stepper<'_> {
                 // Everybody who could has failed. What the last of them said stays the blocker; a new round comes later.
                 m.tried.clear();
                 m.rounds += 1;
-                Duration::from_secs(5 << m.rounds.min(6)).min(Duration::from_secs(300))
+                // What runs meanwhile can wait longer than what does not.
+                round_delay(m.rounds).min(Duration::from_secs(if m.on_source { 300 } else { 15 }))
             }
             Err(NoCapacity(why)) => {
                 let trouble = Trouble::renew(m.trouble.take(), BlockerCode::NoCapacity, id.to_string(), why, self.now);
@@ -119,12 +120,20 @@ impl Stepper<'_> {
         None
     }
 
-    /// A released workload looks for a target; the source is one of the candidates, the last of them.
+    /// A released workload looks for a target; the source is one of the candidates, the last of them. Where it failed too, it
+    /// has its turn again in the next round.
     pub(super) fn find_target(&mut self, id: &WorkloadId) {
+        let source = self.run.peer.clone();
+        let failed = self.run.moves.get(id).is_some_and(|m| m.tried.contains(&source));
         let target = match self.choose(id) {
             Some(target) => target,
-            None if self.source_unreachable() => return,
-            None => self.run.peer.clone(),
+            None if failed || self.source_unreachable() => {
+                if let Some(m) = self.run.moves.get_mut(id) {
+                    m.tried.retain(|peer| *peer != source);
+                }
+                return;
+            }
+            None => source,
         };
         self.acquire(id, target);
     }
@@ -237,7 +246,7 @@ impl Stepper<'_> {
             m.on_source = true;
             m.copy = None;
             m.rounds += 1;
-            let delay = Duration::from_secs(5 << m.rounds.min(6)).min(Duration::from_secs(300));
+            let delay = round_delay(m.rounds);
             self.no_stray(id, &source);
             self.changes.push(Change::Settled { workload: id.clone() });
             self.trouble(id, BlockerCode::NoCapacity, id.to_string(), "no peer but its own could take it".to_owned());
@@ -380,4 +389,9 @@ impl Stepper<'_> {
             m.at = at;
         }
     }
+}
+
+/// How long everybody is left alone who could not take it: 10 s, 20 s … 5 minutes.
+fn round_delay(rounds: u32) -> Duration {
+    Duration::from_secs(5 << rounds.min(6)).min(Duration::from_secs(300))
 }

@@ -34,10 +34,9 @@ impl Stepper<'_> {
                 self.withdraw(id, 0);
             }
             At::Settling { .. } => self.withdraw(id, 0),
-            At::Releasing { ask } => match (m.handover, m.copy.is_some()) {
-                (Handover::StartFirst, true) if keep_moved => {
-                    let tries = ask.tries;
-                    self.put(id, At::Releasing { ask: Ask { command: None, tries, retry_at: None } });
+            At::Releasing { .. } => match (m.handover, m.copy.is_some()) {
+                (_, true) if keep_moved => {
+                    self.put(id, At::Releasing { ask: Ask { command: None, tries: 0, retry_at: None } });
                 }
                 (Handover::ReleaseOnly, _) if !m.restorable => {
                     self.leave(id, "its release had begun and cannot be taken back".to_owned(), false)

@@ -49,6 +49,9 @@ fn explore(kinds: &str, params: DrainParams, budget: Budget, most: usize) -> usi
     let mut queue = VecDeque::from([first]);
     while let Some(sim) = queue.pop_front() {
         sim.clone().behave();
+        if matches!(sim.run.phase, Phase::Ended(_)) {
+            continue;
+        }
         for action in sim.actions() {
             let mut next = sim.clone();
             next.act(&action);
@@ -92,5 +95,17 @@ proptest! {
     #[test]
     fn any_order_of_things_ends_as_promised(sim in worlds(), picks in prop::collection::vec(any::<u16>(), 0..90)) {
         walk(sim, &picks);
+    }
+}
+
+#[test]
+fn probe() {
+    let most = std::env::var("MOST").ok().and_then(|m| m.parse().ok()).unwrap_or(2000);
+    for kinds in ["f", "x", "r", "n", "fx", "xr"] {
+        for (faults, ticks) in [(0, 1), (1, 0), (1, 1), (1, 2), (2, 1)] {
+            let began = std::time::Instant::now();
+            let n = explore(kinds, params(None, OnDeadline::Hold, 2), Budget { faults, ticks, cancels: 1 }, most);
+            println!("{kinds} faults {faults} ticks {ticks}: {n} states {:?}", began.elapsed());
+        }
     }
 }
