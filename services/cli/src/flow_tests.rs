@@ -127,7 +127,8 @@ async fn answer(Shared(server): Shared<Server>, request: Request) -> Response {
             if !confirmed {
                 return (StatusCode::PRECONDITION_REQUIRED, Json(confirmation_required())).into_response();
             }
-            let body = json!({"operation": operation(State::Running), "changed": true});
+            // As the ingress answers: nothing is changed yet.
+            let body = json!({"operation": operation(State::Running), "changed": false});
             (StatusCode::ACCEPTED, Json(body)).into_response()
         }
         _ => {

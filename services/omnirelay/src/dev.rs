@@ -208,7 +208,7 @@ fn environment(url: &str, stack: &Devstack, identity: &Identity) -> anyhow::Resu
 }
 
 /// A configuration for `omnirelay serve` beside this stack.
-fn serve_config(http: SocketAddr, stack: &Devstack, identity: &Identity, state_dir: &std::path::Path) -> String {
+pub fn serve_config(http: SocketAddr, stack: &Devstack, identity: &Identity, state_dir: &std::path::Path) -> String {
     format!(
         "http = \"{http}\"\ndatabase_url = \"{}\"\nnats_url = \"{}\"\n\n[auth]\nissuer = \"{ISSUER}\"\naudience = \"{AUDIENCE}\"\n\n[[auth.keys]]\nkid = \"{KID}\"\nalg = \"EdDSA\"\nkey_file = \"{}\"\n\n[audit]\nlog_dir = \"{}\"\nsigning_key_file = \"{}\"\n\n[log]\nformat = \"pretty\"\n",
         stack.database_url(),
@@ -220,7 +220,7 @@ fn serve_config(http: SocketAddr, stack: &Devstack, identity: &Identity, state_d
 }
 
 /// An address that somebody else will listen on.
-fn free_address(wanted: SocketAddr) -> anyhow::Result<SocketAddr> {
+pub fn free_address(wanted: SocketAddr) -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind(wanted).with_context(|| format!("{wanted} is taken"))?.local_addr()?)
 }
 

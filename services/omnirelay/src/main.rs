@@ -1,5 +1,6 @@
 //! The one binary: parses, composes the services, nothing else.
 
+mod bench;
 mod control;
 mod demo;
 mod dev;
@@ -40,6 +41,11 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Run beside peers: report what runs there, and move it when an operation asks
     Agent(Box<AgentArgs>),
+    /// Measure a development stack: mutations from many clients, answered when done
+    Bench(bench::BenchArgs),
+    /// The server that the demo's workloads are
+    #[command(hide = true)]
+    DemoServer(demo::ServerArgs),
     /// Write shell completions to stdout
     Completions(CompletionsArgs),
 }
@@ -69,6 +75,8 @@ async fn run(args: Args) -> ExitCode {
         Command::Serve(serve) => service(Box::pin(serve::run(serve))).await,
         Command::Dev(dev) => service(Box::pin(dev::run(dev))).await,
         Command::Demo(demo) => Box::pin(demo::run(demo)).await,
+        Command::Bench(bench) => bench::run(bench).await,
+        Command::DemoServer(server) => service(demo::serve(server)).await,
         Command::Agent(agent) => service(Box::pin(run_agent(*agent))).await,
     }
 }

@@ -232,20 +232,23 @@ pub fn state(work: &WorkRow) -> Result<State, StoreError> {
     work.row.state.parse().map_err(|error| StoreError::corrupt("an operation's state", error))
 }
 
-/// One line a mutation, when it has ended and that is on record.
+/// Tells of what has ended and is on record. The ingress has logged and counted a mutation when it answered it, which for a
+/// quick verb was its end; the end of a long one comes later and is told here.
 fn log_ended(loaded: &[Loaded]) {
     for op in loaded {
         let row = &op.work.row;
         let Some(finished) = row.finished_at else { continue };
-        let latency_ms = finished.duration_since(row.created_at).as_millis();
-        tracing::info!(
-            actor = %row.actor, action = %row.verb, target = %row.target, outcome = %row.state, latency_ms = latency_ms as i64,
-            operation = %row.id, "mutation"
-        );
-        metrics::counter!("omnirelay_mutations_total", "verb" => op.verb.as_str(), "outcome" => row.state.clone())
-            .increment(1);
+        let latency = finished.duration_since(row.created_at);
         metrics::histogram!("omnirelay_mutation_seconds", "verb" => op.verb.as_str(), "stage" => "done")
-            .record(latency_ms as f64 / 1e3);
+            .record(latency.as_secs_f64());
+        if op.verb.is_long() {
+            metrics::counter!("omnirelay_mutations_total", "verb" => op.verb.as_str(), "outcome" => row.state.clone())
+                .increment(1);
+            tracing::info!(
+                actor = %row.actor, action = %row.verb, target = %row.target, outcome = %row.state,
+                latency_ms = latency.as_secs_f64() * 1e3, operation = %row.id, "operation ended"
+            );
+        }
     }
 }
 

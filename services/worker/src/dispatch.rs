@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use async_nats::RequestErrorKind;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -41,8 +42,10 @@ pub struct Dispatcher {
 enum Sent {
     Accepted,
     Refused(String),
-    /// Nobody answered; again after the pause.
+    /// No reply came. The agent may have it all the same, and only a report or a release tells.
     Unanswered,
+    /// It surely did not reach anybody: no agent listens, or the bus is away. Again after a pause.
+    Unreached,
 }
 
 #[derive(Debug)]
@@ -120,8 +123,11 @@ impl Dispatcher {
 
     fn send(&self, effect: NewEffect, attempts: i32) -> impl Future<Output = Settled> + use<> {
         let client = self.bus.client().clone();
+        let connected = self.bus.is_connected();
         async move {
             let sent = match PeerId::parse(&effect.peer) {
+                // The client would keep it and send it whenever the bus is back, expired or not.
+                Ok(_) if !connected => Sent::Unreached,
                 Ok(peer) => {
                     let subject = subject::agent(&peer, &effect.verb);
                     let request = client.request(subject, Bytes::from(effect.payload));
@@ -131,6 +137,7 @@ impl Dispatcher {
                             Ok(Reply::Refused { message }) => Sent::Refused(message),
                             Err(error) => Sent::Refused(format!("its agent's reply cannot be read: {error}")),
                         },
+                        Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => Sent::Unreached,
                         Ok(Err(_)) | Err(_) => Sent::Unanswered,
                     }
                 }
@@ -140,6 +147,7 @@ impl Dispatcher {
                 Sent::Accepted => "accepted",
                 Sent::Refused(_) => "refused",
                 Sent::Unanswered => "unanswered",
+                Sent::Unreached => "unreached",
             };
             metrics::counter!("omnirelay_effect_attempts_total", "kind" => effect.verb.clone(), "outcome" => outcome)
                 .increment(1);
@@ -152,13 +160,13 @@ impl Dispatcher {
         let (mut refused, mut outcomes, mut wake) = (Vec::new(), Vec::new(), HashSet::new());
         for one in settled {
             match &one.sent {
-                Sent::Accepted => accepted.push(one.id.clone()),
+                Sent::Accepted | Sent::Unanswered => accepted.push(one.id.clone()),
                 Sent::Refused(message) => {
                     refused.push(one.id.clone());
                     outcomes.push(json!({ "refused": message }).to_string());
                     wake.insert(one.operation);
                 }
-                Sent::Unanswered => {
+                Sent::Unreached => {
                     later.push(one.id.clone());
                     pauses.push(pause(one.attempts));
                 }

@@ -48,6 +48,8 @@ struct Leader {
     renewed: Instant,
     /// The last position that the stream holds; none while the stream has not been looked at.
     published: Option<u64>,
+    /// What the watermark says of that.
+    recorded: u64,
     /// The bus is not asked again before this.
     bus_pause: Option<Instant>,
     backoff: Backoff,
@@ -97,6 +99,7 @@ impl Relay {
                             fence,
                             renewed: started,
                             published: None,
+                            recorded: 0,
                             bus_pause: None,
                             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(2)),
                         });
@@ -157,7 +160,10 @@ impl Relay {
             last = self.send(last, &missing).await?;
             leader.published = Some(last);
         }
-        events::published(&self.pool, last).await?;
+        if leader.recorded != last {
+            events::published(&self.pool, last).await?;
+            leader.recorded = last;
+        }
         Ok(())
     }
 

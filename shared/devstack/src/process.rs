@@ -7,7 +7,7 @@
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
@@ -188,6 +188,33 @@ impl Drop for Server {
             std::thread::sleep(POLL);
         }
         // A pid file of a dead process does no harm (it is checked before use), so failing to remove it does none either.
+        let _ = std::fs::remove_file(&self.pid_file);
+    }
+}
+
+/// A process of the caller's that the [`watchdog`](crate::watchdog) ends with SIGTERM, then SIGKILL, when we are gone. Dropped
+/// once that process has ended.
+#[derive(Debug)]
+pub struct Guard {
+    pid_file: PathBuf,
+}
+
+impl Guard {
+    pub(crate) fn new(run: &Path, pid: u32) -> Result<Guard, DevstackError> {
+        let stat = PathBuf::from(format!("/proc/{pid}/stat"));
+        let line = std::fs::read(&stat).doing("read", &stat)?;
+        let pid_file = run.join(format!("{pid}.pid"));
+        let mut file = private(OpenOptions::new().write(true).create(true).truncate(true))
+            .open(&pid_file)
+            .doing("write", &pid_file)?;
+        file.write_all(&line).doing("write", &pid_file)?;
+        Ok(Guard { pid_file })
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // What it names is gone, and the start time in it keeps anybody else from being taken for it.
         let _ = std::fs::remove_file(&self.pid_file);
     }
 }

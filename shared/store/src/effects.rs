@@ -21,8 +21,10 @@ statements! {
     DELETE = "delete from effects where id = any($1)";
     DELETE_OF = "delete from effects where operation = any($1)";
 
+    // A lease that ran out is of a sender that died: nobody knows whether the agent got it, so it counts as if it had.
     LEASE = "
-        update effects e set lease_until = clock_timestamp() + interval '5 seconds', attempts = attempts + 1
+        update effects e set lease_until = clock_timestamp() + interval '5 seconds', attempts = attempts + 1,
+               state = case when lease_until is null then state else 'accepted' end
         from (
             select id from effects
             where state <> 'answered' and next_at <= clock_timestamp() and expires_at > clock_timestamp()
@@ -36,7 +38,7 @@ statements! {
     // A command of an operation that is being cancelled is not sent any more, unless it belongs to the way back.
     CANCELLED = "select id from operations where id = any($1) and cancel is not null";
 
-    // The agent has it. It is told again after a while, in case its report got lost: a repeated command repeats its report.
+    // The agent has it, or may have it: only the reply was missed. It is told again after a while, in case its report got lost: a repeated command repeats its report.
     ACCEPTED = "
         update effects set state = 'accepted', lease_until = null, next_at = clock_timestamp() + interval '5 seconds'
         where id = any($1) and state <> 'answered'";
@@ -51,7 +53,7 @@ statements! {
     // An agent says itself when time is over; only one that is not heard of is given up here, a little later.
     EXPIRE = "
         update effects set state = 'answered',
-               outcome = case when state = 'accepted' then '{\"accepted\":true}' else '{\"accepted\":false}' end
+               outcome = case when state = 'accepted' or lease_until is not null then '{\"accepted\":true}' else '{\"accepted\":false}' end
         where id = any(array(
             select id from effects
             where state <> 'answered' and expires_at + interval '2 seconds' <= clock_timestamp()
@@ -158,7 +160,7 @@ pub async fn accepted(pool: &PgPool, ids: &[String]) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Sends these again after their pauses.
+/// Sends these again after their pauses: surely none of them has reached its agent by this attempt.
 pub async fn later(pool: &PgPool, ids: &[String], pauses: &[Duration]) -> Result<(), StoreError> {
     let secs: Vec<f64> = pauses.iter().map(Duration::as_secs_f64).collect();
     sqlx::query(LATER).bind(ids).bind(secs).execute(pool).await?;

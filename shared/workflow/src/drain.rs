@@ -18,12 +18,14 @@
 //!   start-first:  Waiting ▶ Acquiring ▶ Releasing ▶ Moved     C only: TakingBack ▶ Withdrawing ▶ Restored
 //!   stop-first:   Waiting ▶ Releasing ▶ Acquiring ▶ Moved     C only: Withdrawing ▶ TakingBack ▶ Restored
 //!   release-only: Waiting ▶ Releasing ▶ Moved (nowhere)       TakingBack ▶ Restored, where it is restorable
-//!   an acquire that failed: ▶ Settling (release there) ▶ Waiting ▶ another target
+//!   an acquire that failed: ▶ Settling (release there) ▶ Waiting ▶ another target; after a release, at last the source
+//!   a release that does not end while Stopping: start-first ▶ Moved, its old copy named; else TakingBack ▶ Restored
 //! ```
 //!
 //! Who may move an arrow: an agent's report (or the end of a command nobody answered), a timer, a cancel. A cancel is accepted in
 //! every state but `Ended`. Every command carries a new, higher epoch, so whatever arrives late at an agent is refused there: that is
-//! what makes it safe to give up on a command and go on.
+//! what makes it safe to give up on a command and go on. Only a forced drain goes on without its source's word, and only while the
+//! source is unreachable: what may then run twice is named in `strays`, until a list or a report shows that it does not.
 
 mod moves;
 mod state;

@@ -58,6 +58,11 @@ pub async fn conclude(session: &Session, mutated: Mutated, name: &str, wait: &Wa
     Ok(exit)
 }
 
+/// Whether the operation is over and had nothing to do. One that goes on has changed nothing *yet*.
+pub fn had_nothing_to_do(mutated: &Mutated) -> bool {
+    mutated.operation.state.is_terminal() && !mutated.changed
+}
+
 /// Says that nothing had to be done.
 pub fn unchanged(session: &Session, mutated: &Mutated, why: &str) -> Result<Exit, Failure> {
     note(&format!("nothing to do: {why}"));

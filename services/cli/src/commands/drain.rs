@@ -12,7 +12,7 @@ use omnirelay_contract::rest::{DrainBody, Humantime, Mutated, Peer, Plan};
 use omnirelay_contract::workflow::drain::OnDeadline;
 use uuid::Uuid;
 
-use super::conclude::{WaitArgs, conclude, display_name, unchanged};
+use super::conclude::{WaitArgs, conclude, display_name, had_nothing_to_do, unchanged};
 use super::{WhyArgs, duration, word};
 use crate::client::{Answer, ClientError, Request, understand};
 use crate::exit::Exit;
@@ -65,7 +65,7 @@ pub async fn run(args: DrainArgs, global: &GlobalArgs) -> Result<Exit, Failure> 
     }
     let mutated = drain.confirmed(&args).await?;
     let name = display_name(&peer);
-    if !mutated.changed {
+    if had_nothing_to_do(&mutated) {
         return unchanged(&session, &mutated, &format!("{name} is {} already", peer.state));
     }
     conclude(&session, mutated, name, &args.wait).await

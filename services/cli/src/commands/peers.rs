@@ -6,7 +6,7 @@ use omnirelay_contract::workflow::resource::{Health, PeerState};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::conclude::{WaitArgs, conclude, display_name, unchanged};
+use super::conclude::{WaitArgs, conclude, display_name, had_nothing_to_do, unchanged};
 use super::drain::{self, DrainArgs};
 use super::{LimitArgs, WhyArgs, filtered, word};
 use crate::client::{Request, understand};
@@ -126,7 +126,7 @@ async fn mutate(
     }
     let answer = session.client.send(&request).await?;
     let mutated: Mutated = understand(&request.path, answer.body)?;
-    if !mutated.changed {
+    if had_nothing_to_do(&mutated) {
         return unchanged(session, &mutated, &format!("{name} {already}"));
     }
     conclude(session, mutated, name, wait).await

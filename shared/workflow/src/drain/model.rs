@@ -7,10 +7,10 @@
 //! has overtaken is not begun any more. The dispatcher says `accepted: false` only of what surely never reached the agent.
 
 mod check;
+mod registry;
 mod search;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use super::*;
 use crate::resource::{Handover, Labels, WorkloadState};
@@ -191,99 +191,6 @@ impl Sim {
         sim
     }
 
-    fn world(&self) -> World {
-        let source = &self.run.peer;
-        let candidates = self
-            .agents
-            .keys()
-            .filter(|p| *p != source)
-            .map(|p| {
-                let owned = self.records.values().filter(|w| w.peer == *p).map(|w| w.load).sum::<u32>();
-                let promised =
-                    self.targets.iter().filter(|(id, to)| *to == p && self.records.contains_key(*id)).count() as u32;
-                Candidate {
-                    peer: p.clone(),
-                    health: self.health[p],
-                    schedulable: !self.cordoned.contains(p),
-                    labels: Labels::new(),
-                    capacity: 10,
-                    load: owned + promised,
-                }
-            })
-            .collect();
-        World {
-            source_health: Some(self.health[source]),
-            mark: Some(self.mark),
-            inbound: 0,
-            workloads: self.records.clone(),
-            candidates,
-        }
-    }
-
-    /// Applies a step as the worker does: all of it or, where the worker dies before, nothing.
-    fn commit(&mut self, step: Step) {
-        let Step { next, changes, void, commands, events: _, wake_at } = step;
-        for change in changes {
-            self.change(change);
-        }
-        if void {
-            self.rows.retain(|row| row.sent || row.command.undo);
-        }
-        self.rows.extend(commands.into_iter().map(|command| Row {
-            command,
-            sent: false,
-            accepted: false,
-            on_wire: false,
-            done: false,
-        }));
-        self.run = next;
-        self.wake_at = wake_at;
-    }
-
-    fn change(&mut self, change: Change) {
-        let operation = self.run.id;
-        match change {
-            Change::AddHold(hold) => assert!(self.holds.insert(hold.id), "the hold is new"),
-            Change::RemoveHold(hold) => assert!(self.holds.remove(&hold), "the hold was there"),
-            Change::Mark(mark) => self.mark = mark,
-            Change::Moving { workload, target, epoch } => {
-                if let Some(record) = self.records.get_mut(&workload) {
-                    assert!(epoch > record.epoch, "epochs grow: {workload} {epoch} after {}", record.epoch);
-                    record.epoch = epoch;
-                    record.state = WorkloadState::Moving;
-                    record.operation = Some(operation);
-                    self.targets.remove(&workload);
-                    self.targets.extend(target.map(|to| (workload, to)));
-                }
-            }
-            Change::Owner { workload, peer, epoch } => {
-                let record = self.records.get_mut(&workload).expect("a record to own");
-                assert_eq!(record.operation, Some(operation), "only what it moves gets an owner");
-                record.peer = peer;
-                record.epoch = epoch;
-            }
-            Change::Settled { workload } => {
-                self.targets.remove(&workload);
-                if let Some(record) = self.records.get_mut(&workload) {
-                    assert_ne!(
-                        record.operation,
-                        Some(OTHERS_OPERATION),
-                        "another operation's move is not ours to settle"
-                    );
-                    record.state = WorkloadState::Running;
-                    record.operation = None;
-                }
-            }
-            Change::Gone { workload } => {
-                let gone = self.records.remove(&workload).expect("a record to go");
-                assert_eq!(gone.handover, Handover::ReleaseOnly, "nothing else is ever without an owner");
-            }
-            Change::Back { record } => {
-                assert!(self.records.insert(record.id.clone(), record).is_none(), "it had gone");
-            }
-        }
-    }
-
     /// Everything that can happen now.
     fn actions(&self) -> Vec<Action> {
         let mut all = Vec::new();
@@ -378,14 +285,14 @@ impl Sim {
                     self.rows.iter_mut().filter(|row| row.command.id == command).for_each(|row| row.done = true);
                 }
                 self.heard.push((command.clone(), outcome.clone()));
-                self.input(Input::Report { command, outcome });
+                self.input(&Input::Report { command, outcome });
             }
             Action::Expire(n) => {
                 let row = &mut self.rows[*n];
                 row.done = true;
                 let outcome = Outcome::Expired { accepted: row.accepted };
                 let command = row.command.id.clone();
-                self.input(Input::Report { command, outcome });
+                self.input(&Input::Report { command, outcome });
             }
             Action::Tick => {
                 self.budget.ticks = self.budget.ticks.saturating_sub(1);
@@ -394,12 +301,12 @@ impl Sim {
                     let health = if agent.silent { Health::Unreachable } else { Health::Healthy };
                     self.health.insert(p.clone(), health);
                 }
-                self.input(Input::Timer);
+                self.input(&Input::Timer);
             }
             Action::Cancel { keep_moved } => {
                 self.budget.cancels = self.budget.cancels.saturating_sub(1);
                 let cancel = Cancel { by: "ana".to_owned(), at: self.now, reason: None, keep_moved: *keep_moved };
-                self.input(Input::Cancel(cancel));
+                self.input(&Input::Cancel(cancel));
             }
             Action::Silence(p) => self.agent(p).silent = true,
             Action::Return(p) => {
@@ -492,7 +399,7 @@ impl Sim {
     }
 
     /// One step. The worker may die before the commit: then the same step is made again, from the old state.
-    fn input(&mut self, input: Input) {
+    fn input(&mut self, input: &Input) {
         let world = self.world();
         let step = super::step(&self.run, &world, input.clone(), self.now);
         assert_eq!(step, super::step(&self.run, &world, input.clone(), self.now), "a step is a function");
@@ -529,9 +436,4 @@ impl Sim {
         }
         panic!("it does not end: {}\n{}\nrows {:?}", self.now, check::told(self), self.rows);
     }
-}
-
-/// `secs` after the beginning.
-pub(super) fn at(secs: f64) -> Timestamp {
-    later(Timestamp::UNIX_EPOCH, Duration::from_secs_f64(secs)).expect("a time")
 }

@@ -192,7 +192,7 @@ impl Stepper<'_> {
     pub(super) fn move_reported(&mut self, id: &WorkloadId, outcome: Outcome) {
         let Some(m) = self.run.moves.get(id) else { return };
         match m.at.clone() {
-            At::Acquiring { target, .. } => self.acquire_reported(id, target, outcome),
+            At::Acquiring { target, .. } => self.acquire_reported(id, &target, outcome),
             At::Releasing { ask } => self.release_reported(id, &ask, outcome),
             At::Settling { ask } => self.settle_reported(id, &ask, outcome),
             At::TakingBack { ask } => self.take_back_reported(id, &ask, outcome),
@@ -201,7 +201,7 @@ impl Stepper<'_> {
         }
     }
 
-    fn acquire_reported(&mut self, id: &WorkloadId, target: PeerId, outcome: Outcome) {
+    fn acquire_reported(&mut self, id: &WorkloadId, target: &PeerId, outcome: Outcome) {
         match outcome {
             Outcome::Done | Outcome::Listed { .. } => self.acquired(id, target),
             Outcome::NotReady { message } => {
@@ -212,36 +212,36 @@ impl Stepper<'_> {
             }
             Outcome::Failed { message } => {
                 self.trouble(id, BlockerCode::NotReady, id.to_string(), format!("on {target}: {message}"));
-                self.avoid(id, &target, true);
+                self.avoid(id, target, true);
                 self.settle(id, 0);
             }
             Outcome::Expired { accepted: true } => {
                 let message = format!("{target} accepted it and was not heard of again");
                 self.trouble(id, BlockerCode::PeerUnreachable, target.to_string(), message);
-                self.avoid(id, &target, true);
+                self.avoid(id, target, true);
                 self.settle(id, 0);
             }
             Outcome::Expired { accepted: false } => {
                 let message = format!("the agent of {target} does not answer");
                 self.trouble(id, BlockerCode::PeerUnreachable, target.to_string(), message);
-                self.avoid(id, &target, false);
+                self.avoid(id, target, false);
                 self.put(id, At::Waiting { not_before: None });
             }
             Outcome::Refused { message } => {
                 self.trouble(id, BlockerCode::NotReady, id.to_string(), format!("on {target}: {message}"));
-                self.avoid(id, &target, false);
+                self.avoid(id, target, false);
                 self.put(id, At::Waiting { not_before: later(self.now, Duration::from_millis(500)) });
             }
         }
     }
 
-    fn acquired(&mut self, id: &WorkloadId, target: PeerId) {
+    fn acquired(&mut self, id: &WorkloadId, target: &PeerId) {
         let source = self.run.peer.clone();
         let Some(m) = self.run.moves.get_mut(id) else { return };
         m.trouble = None;
         let epoch = m.epoch;
         self.changes.push(Change::Owner { workload: id.clone(), peer: target.clone(), epoch });
-        if target == source {
+        if *target == source {
             // Nobody else could take it: it is back, and waits for better times. Each such round is an outage of it.
             m.on_source = true;
             m.copy = None;
@@ -254,7 +254,7 @@ impl Stepper<'_> {
         }
         m.copy = Some(target.clone());
         let on_source = m.on_source;
-        self.no_stray(id, &target);
+        self.no_stray(id, target);
         if on_source {
             self.release_source(id, 0);
         } else {

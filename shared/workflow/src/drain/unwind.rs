@@ -39,7 +39,7 @@ impl Stepper<'_> {
                     self.put(id, At::Releasing { ask: Ask { command: None, tries: 0, retry_at: None } });
                 }
                 (Handover::ReleaseOnly, _) if !m.restorable => {
-                    self.leave(id, "its release had begun and cannot be taken back".to_owned(), false)
+                    self.leave(id, "its release had begun and cannot be taken back".to_owned(), false);
                 }
                 (Handover::StopFirst, true) => {
                     // It runs at its target; what is being released is a copy that should not be.
@@ -103,14 +103,12 @@ impl Stepper<'_> {
         let Some(m) = self.run.moves.get(id) else { return };
         let Some(copy) = &m.copy else {
             let restorable = m.restorable;
-            let elsewhere = self.world.workloads.get(id).filter(|record| record.peer != self.run.peer);
-            return if let Some(record) = elsewhere {
-                self.leave(id, format!("it came up on {} since", record.peer), false)
-            } else if restorable {
-                self.take_back(id, 0)
-            } else {
-                self.leave(id, "it was released, which cannot be taken back".to_owned(), false)
-            };
+            match self.world.workloads.get(id).filter(|record| record.peer != self.run.peer) {
+                Some(record) => self.leave(id, format!("it came up on {} since", record.peer), false),
+                None if restorable => self.take_back(id, 0),
+                None => self.leave(id, "it was released, which cannot be taken back".to_owned(), false),
+            }
+            return;
         };
         let why = match self.world.workloads.get(id) {
             None => Some(format!("it is gone from {copy}")),

@@ -46,11 +46,11 @@ async fn workloads_change_and_go() {
     let mut world = World::start(LONG).await;
     let mut a = heartbeat("a", "east");
     a.workloads = vec![observed("w1", 3), observed("w2", 1)];
-    world.beat_until(&[a.clone()], "both", async |pool| record(pool, "w2").await.is_some()).await;
+    world.beat_until(std::slice::from_ref(&a), "both", async |pool| record(pool, "w2").await.is_some()).await;
     a.workloads[0].ready = false;
     a.workloads[0].epoch = 4;
     a.workloads.truncate(1);
-    world.beat_until(&[a.clone()], "w2 gone", async |pool| record(pool, "w2").await.is_none()).await;
+    world.beat_until(std::slice::from_ref(&a), "w2 gone", async |pool| record(pool, "w2").await.is_none()).await;
     assert_eq!(record(&world.pool, "w1").await, Some(("a".to_owned(), 4, false)));
     world.end().await;
 }
@@ -82,7 +82,7 @@ async fn two_owners_are_told_of_once_and_left_alone() {
     let mut world = World::start(LONG).await;
     let mut a = heartbeat("a", "east");
     a.workloads = vec![observed("w1", 3)];
-    world.beat_until(&[a.clone()], "w1", async |pool| record(pool, "w1").await.is_some()).await;
+    world.beat_until(std::slice::from_ref(&a), "w1", async |pool| record(pool, "w1").await.is_some()).await;
     let mut b = heartbeat("b", "east");
     b.workloads = vec![observed("w1", 5)];
     let told = async |pool: &PgPool| !events(pool, "omnirelay.workloads.drift").await.is_empty();
@@ -113,7 +113,7 @@ async fn agents_are_told_of_holds_until_they_agree() {
     let mut world = World::start(LONG).await;
     let mut agent = world.bus.subscribe("omni.v1.agent.a.*").await.expect("subscribes");
     let mut a = heartbeat("a", "east");
-    world.beat_until(&[a.clone()], "a", async |pool| health(pool, "a").await.is_some()).await;
+    world.beat_until(std::slice::from_ref(&a), "a", async |pool| health(pool, "a").await.is_some()).await;
     execute(
         &world.pool,
         r#"update peers set holds = '[{"id": "00000000-0000-0000-0000-000000000007", "kind": "manual", "owner": "me",

@@ -9,7 +9,7 @@ use super::super::{batch, inbox};
 async fn a_silent_peer_becomes_unreachable_and_its_first_word_heals_it() {
     let mut world = World::start(Duration::from_secs(1)).await;
     let a = heartbeat("a", "east");
-    world.beat_until(&[a.clone()], "a", async |pool| health(pool, "a").await.is_some()).await;
+    world.beat_until(std::slice::from_ref(&a), "a", async |pool| health(pool, "a").await.is_some()).await;
     execute(&world.pool, "insert into operation_locks values ('peers/a', '00000000-0000-0000-0000-000000000005')")
         .await;
     let pool = world.pool.clone();

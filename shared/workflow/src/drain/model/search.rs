@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const CASES: u32 = 400;
+const CASES: u32 = 600;
 
 fn params(deadline_secs: Option<u64>, on_deadline: OnDeadline, max_concurrent: u32) -> DrainParams {
     DrainParams { deadline_secs, on_deadline, max_concurrent, ..DrainParams::default() }
@@ -42,20 +42,26 @@ fn fingerprint(sim: &Sim) -> u64 {
     hasher.finish()
 }
 
-/// Tries everything from the start, breadth first, up to `most` states. In each of them everybody may begin to behave.
-fn explore(kinds: &str, params: DrainParams, budget: Budget, most: usize) -> usize {
+/// Tries everything that can happen from the start. In each state reached everybody may begin to behave, and in each a cancel
+/// may come first. Returns how many states there are.
+fn explore(kinds: &str, params: DrainParams, budget: Budget) -> usize {
     let first = Sim::new(params, &workloads(kinds), budget);
     let mut seen = HashSet::from([fingerprint(&first)]);
     let mut queue = VecDeque::from([first]);
     while let Some(sim) = queue.pop_front() {
         sim.clone().behave();
+        for keep_moved in [false, true] {
+            let mut cancelled = sim.clone();
+            cancelled.act(&Action::Cancel { keep_moved });
+            cancelled.behave();
+        }
         if matches!(sim.run.phase, Phase::Ended(_)) {
             continue;
         }
         for action in sim.actions() {
             let mut next = sim.clone();
             next.act(&action);
-            if seen.len() < most && seen.insert(fingerprint(&next)) {
+            if seen.insert(fingerprint(&next)) {
                 queue.push_back(next);
             }
         }
@@ -98,14 +104,24 @@ proptest! {
     }
 }
 
+/// Nothing goes wrong but the order of things and one command that takes too long; a cancel comes anywhere, and then any order.
 #[test]
-fn probe() {
-    let most = std::env::var("MOST").ok().and_then(|m| m.parse().ok()).unwrap_or(2000);
-    for kinds in ["f", "x", "r", "n", "fx", "xr"] {
-        for (faults, ticks) in [(0, 1), (1, 0), (1, 1), (1, 2), (2, 1)] {
-            let began = std::time::Instant::now();
-            let n = explore(kinds, params(None, OnDeadline::Hold, 2), Budget { faults, ticks, cancels: 1 }, most);
-            println!("{kinds} faults {faults} ticks {ticks}: {n} states {:?}", began.elapsed());
-        }
+fn every_order_of_things_ends_as_promised() {
+    for kinds in ["f", "x", "r", "n"] {
+        let states = explore(kinds, params(None, OnDeadline::Hold, 1), Budget { faults: 0, ticks: 1, cancels: 1 });
+        assert!(states > 30, "{kinds}: {states}");
+    }
+}
+
+/// One thing goes wrong, whatever and wherever, and a cancel comes in each state.
+#[test]
+fn one_fault_anywhere_and_a_cancel_anywhere_end_as_promised() {
+    for kinds in ["f", "x", "r", "n"] {
+        let states = explore(kinds, params(None, OnDeadline::Hold, 1), Budget { faults: 1, ticks: 0, cancels: 0 });
+        assert!(states > 100, "{kinds}: {states}");
+    }
+    for kinds in ["fx", "xr"] {
+        let states = explore(kinds, params(None, OnDeadline::Hold, 2), Budget { faults: 0, ticks: 0, cancels: 0 });
+        assert!(states > 30, "{kinds}: {states}");
     }
 }

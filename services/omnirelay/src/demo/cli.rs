@@ -1,0 +1,83 @@
+//! The operator: the real command line, as a process of its own, with its output on the screen.
+
+use std::process::Stdio;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+
+use super::process::omnirelay;
+use super::report::Screen;
+
+/// Somebody with a token at a terminal.
+#[derive(Clone)]
+pub struct Operator {
+    pub subject: &'static str,
+    pub url: String,
+    pub nats: String,
+    pub token: String,
+    /// A file that is not there: what the user has configured is none of the demo's business.
+    pub config: std::path::PathBuf,
+    pub screen: Arc<Screen>,
+}
+
+/// A command that has ended.
+#[derive(Debug)]
+pub struct Ran {
+    /// None where a signal ended it.
+    pub exit: Option<i32>,
+    pub stdout: String,
+}
+
+impl Operator {
+    /// Shows the command and every line of its output.
+    pub async fn run(&self, line: &[&str]) -> anyhow::Result<Ran> {
+        self.screen.line(&format!("{}$ omnirelay {}", self.subject, shown(line)));
+        let ran = self.start(line, true).await?;
+        self.screen
+            .line(&format!("exit {}", ran.exit.map_or_else(|| "by a signal".to_owned(), |code| code.to_string())));
+        Ok(ran)
+    }
+
+    /// Shows nothing.
+    pub async fn ask(&self, line: &[&str]) -> anyhow::Result<Ran> {
+        self.start(line, false).await
+    }
+
+    async fn start(&self, line: &[&str], quote: bool) -> anyhow::Result<Ran> {
+        let mut child = omnirelay()?
+            .args(line)
+            .env("OMNIRELAY_URL", &self.url)
+            .env("OMNIRELAY_NATS_URL", &self.nats)
+            .env("OMNIRELAY_TOKEN", &self.token)
+            .env("OMNIRELAY_CONFIG", &self.config)
+            .env("NO_COLOR", "1")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        let (stdout, _stderr) = tokio::join!(self.read(out, quote), self.read(err, quote));
+        let status = child.wait().await.context("a command cannot be waited for")?;
+        Ok(Ran { exit: status.code(), stdout: stdout? })
+    }
+
+    async fn read(&self, from: Option<impl AsyncRead + Unpin>, quote: bool) -> anyhow::Result<String> {
+        let Some(from) = from else { return Ok(String::new()) };
+        let mut lines = BufReader::new(from).lines();
+        let mut text = String::new();
+        while let Some(line) = lines.next_line().await? {
+            if quote && !line.trim().is_empty() {
+                self.screen.quote(&line);
+            }
+            text.push_str(&line);
+            text.push('\n');
+        }
+        Ok(text)
+    }
+}
+
+fn shown(line: &[&str]) -> String {
+    let quoted = |word: &&str| if word.contains(' ') { format!("\"{word}\"") } else { (*word).to_owned() };
+    line.iter().map(quoted).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,278 @@
+//! What the demo plays on: real servers, the control plane as processes of its own, an agent, and the workloads that it runs.
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use omnirelay_devstack::{Devstack, Options};
+use omnirelay_runtime::auth::Scope;
+use omnirelay_store::{PgPool, registry};
+
+use super::api::Api;
+use super::cli::Operator;
+use super::process::Process;
+use super::report::Screen;
+use super::server::violations;
+use crate::control::pool;
+use crate::dev::{free_address, serve_config};
+use crate::identity::{Identity, write_private};
+
+pub const CLUSTER: &str = "fra1";
+pub const PEERS: [&str; 3] = ["web-1", "web-2", "web-3"];
+/// What runs where at the beginning: peer and workloads, as `id:service`.
+const WORKLOADS: [(&str, &[&str]); 3] = [
+    ("web-1", &["checkout-1:checkout", "checkout-2:checkout", "checkout-3:checkout", "ledger-1:ledger"]),
+    ("web-2", &["checkout-4:checkout", "checkout-5:checkout", "checkout-6:checkout"]),
+    ("web-3", &["checkout-7:checkout", "checkout-8:checkout"]),
+];
+pub const WORKLOAD_COUNT: u32 = 9;
+
+/// How long a start may take, step by step.
+const READY: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(20);
+
+pub struct Stage {
+    pub url: String,
+    pub identity: Identity,
+    /// For what only the database's owner can do: editing the audit.
+    pub pool: PgPool,
+    stack: Devstack,
+    /// Deleted at the end.
+    temporary: bool,
+    /// In the order of their start.
+    processes: Vec<Process>,
+}
+
+impl Stage {
+    /// Starts the servers. Without a `state_dir` everything is in a temporary folder.
+    pub async fn open(state_dir: Option<&Path>) -> anyhow::Result<Self> {
+        let dir = match state_dir {
+            Some(dir) => {
+                if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
+                    bail!("{} is not empty: the demo begins with nothing", dir.display());
+                }
+                dir.to_owned()
+            }
+            // PostgreSQL's user must be able to pass through where we are root.
+            None => tempfile::Builder::new()
+                .prefix("omnirelay-demo-")
+                .permissions(std::fs::Permissions::from_mode(0o711))
+                .tempdir()?
+                .keep(),
+        };
+        let stack = Devstack::start(Options::new(dir)).await?;
+        let identity = Identity::open(stack.state_dir())?;
+        let pool = pool(stack.database_url(), 2, false, "omnirelay-demo").await?;
+        omnirelay_store::migrate(&pool).await?;
+        registry::seed_cluster(&pool, CLUSTER, true).await?;
+        let http = free_address(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        let dir = stack.state_dir();
+        write_private(&dir.join("serve.toml"), &serve_config(http, &stack, &identity, dir))?;
+        write_private(&dir.join("agent.toml"), &agent_config(dir, stack.nats_url())?)?;
+        let temporary = state_dir.is_none();
+        Ok(Self { url: format!("http://{http}"), identity, pool, stack, temporary, processes: Vec::new() })
+    }
+
+    /// Starts the control plane and the agent, and waits until the registry knows every workload as ready.
+    pub async fn start(&mut self, api: &Api) -> anyhow::Result<()> {
+        for role in ["ingress", "worker", "audit"] {
+            self.start_process(role, &["serve", role], "serve.toml")?;
+        }
+        self.start_process("agent", &["agent"], "agent.toml")?;
+        until("the API is ready", READY, async || Ok(api.is_ready().await.then_some(()))).await?;
+        until("every workload is in the registry and ready", READY, async || {
+            Ok(all_are_ready(api).await?.then_some(()))
+        })
+        .await
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.stack.state_dir()
+    }
+
+    pub fn stack(&self) -> &Devstack {
+        &self.stack
+    }
+
+    pub fn api(&self, subject: &str, scope: Scope) -> anyhow::Result<Api> {
+        Api::new(&self.url, self.identity.token(subject, scope)?)
+    }
+
+    pub fn operator(&self, subject: &'static str, screen: &Arc<Screen>) -> anyhow::Result<Operator> {
+        Ok(Operator {
+            subject,
+            url: self.url.clone(),
+            nats: self.stack.nats_url().to_owned(),
+            token: self.identity.token(subject, Scope::Operate)?,
+            config: self.dir().join("no-cli-config.toml"),
+            screen: screen.clone(),
+        })
+    }
+
+    pub fn process(&mut self, name: &str) -> anyhow::Result<&mut Process> {
+        self.processes.iter_mut().find(|process| process.name == name).with_context(|| format!("no process {name}"))
+    }
+
+    /// Starts again what has ended, as a supervisor would.
+    pub fn restart(&mut self, name: &str) -> anyhow::Result<u32> {
+        let process = self.processes.iter_mut().find(|process| process.name == name);
+        let process = process.with_context(|| format!("no process {name}"))?;
+        process.restart(&self.stack)?;
+        Ok(process.pid())
+    }
+
+    /// Names of the processes that have ended.
+    pub fn ended(&mut self) -> Vec<&'static str> {
+        self.processes.iter_mut().filter_map(|process| process.ended().map(|_| process.name)).collect()
+    }
+
+    /// Everything that runs, with its process id.
+    pub fn pids(&self) -> Vec<(&'static str, u32)> {
+        let servers = [("nats-server", self.stack.nats_pid()), ("PostgreSQL", self.stack.postgres_pid())];
+        let servers = servers.into_iter().filter_map(|(name, pid)| Some((name, pid?)));
+        servers.chain(self.processes.iter().map(|process| (process.name, process.pid()))).collect()
+    }
+
+    /// The last lines of those who have ended, or else of everybody.
+    pub fn last_words(&mut self) -> Vec<(&'static str, String)> {
+        let ended = self.ended();
+        let concerned = |name: &str| ended.is_empty() || ended.contains(&name);
+        self.processes.iter().filter(|p| concerned(p.name)).map(|p| (p.name, p.log_tail(8))).collect()
+    }
+
+    /// Whether two `ledger`s ever ran at once.
+    pub fn ledger_was_doubled(&self) -> bool {
+        violations(&ledger_lock(self.dir())).exists()
+    }
+
+    /// Ends everything: the agent with its workloads first, the servers last. With `keep_logs` the folder stays.
+    pub async fn close(mut self, keep_logs: bool) -> anyhow::Result<Option<PathBuf>> {
+        let mut result = Ok(());
+        while let Some(mut process) = self.processes.pop() {
+            result = result.and(process.stop().await);
+        }
+        self.pool.close().await;
+        if self.temporary && !keep_logs {
+            self.stack.remove().await?;
+            return result.map(|()| None);
+        }
+        let dir = self.stack.state_dir().to_owned();
+        self.stack.stop().await?;
+        result.map(|()| Some(dir))
+    }
+
+    fn start_process(&mut self, name: &'static str, command: &[&str], config: &str) -> anyhow::Result<()> {
+        let mut args: Vec<OsString> = command.iter().map(OsString::from).collect();
+        args.extend(["--config".into(), self.dir().join(config).into()]);
+        self.processes.push(Process::start(&self.stack, name, args)?);
+        Ok(())
+    }
+}
+
+/// Whether the registry has all workloads, all ready and none on its way.
+pub async fn all_are_ready(api: &Api) -> anyhow::Result<bool> {
+    use omnirelay_contract::rest::{Page, Workload};
+    use omnirelay_workflow::resource::WorkloadState;
+    let mut ready = 0;
+    for peer in PEERS {
+        // A peer that has not been heard of yet is not there yet.
+        let Ok(page) = api.get::<Page<Workload>>(&format!("/control/peers/{peer}/workloads")).await else {
+            return Ok(false);
+        };
+        let settled = |w: &&Workload| w.ready && w.state == WorkloadState::Running && w.unit.is_some();
+        ready += page.items.iter().filter(settled).count() as u32;
+    }
+    Ok(ready == WORKLOAD_COUNT)
+}
+
+/// Waits for `check` to give something; an error of it, or the end of the time, ends the wait.
+pub async fn until<T>(
+    what: &str,
+    limit: Duration,
+    mut check: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = check().await.with_context(|| format!("while waiting: {what}"))? {
+            return Ok(found);
+        }
+        if began.elapsed() >= limit {
+            bail!("waited {} s in vain: {what}", limit.as_secs());
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn ledger_lock(dir: &Path) -> PathBuf {
+    dir.join("ledger.lock")
+}
+
+/// Three peers, for whom one agent speaks. Their workloads are child processes of it.
+fn agent_config(dir: &Path, nats: &str) -> anyhow::Result<String> {
+    use toml::{Table, Value};
+    let exe = std::env::current_exe()?;
+    let words = |words: &[&str]| words.iter().map(|word| Value::from(*word)).collect::<Vec<_>>();
+    let template = |extra: &[&str], stop_delay: &str| {
+        let server = ["demo-server", "--name", "{workload}", "--port", "{port}"];
+        let mut command = vec![Value::from(exe.display().to_string())];
+        command.extend(words(&server));
+        command.extend(words(extra));
+        Value::from(Table::from_iter([
+            ("command".to_owned(), Value::from(command)),
+            ("ready".to_owned(), Value::from("http://127.0.0.1:{port}/ready")),
+            ("drain_url".to_owned(), Value::from("http://127.0.0.1:{port}/drain-remaining")),
+            ("stop_delay".to_owned(), Value::from(stop_delay)),
+        ]))
+    };
+    let lock = ledger_lock(dir).display().to_string();
+    let process = Table::from_iter([
+        // Long enough for the proxy to read the registry, so that it has left before the process ends.
+        ("checkout".to_owned(), template(&[], "500ms")),
+        // Nobody else can serve meanwhile: the sooner it ends, the sooner the next one starts.
+        ("ledger".to_owned(), template(&["--exclusive", &lock], "0s")),
+    ]);
+    let services = [("checkout", "start-first"), ("ledger", "stop-first")].map(|(name, handover)| {
+        let members = [("name", name), ("handover", handover)];
+        Value::from(Table::from_iter(members.map(|(key, value)| (key.to_owned(), Value::from(value)))))
+    });
+    let peers = WORKLOADS.map(|(peer, start)| {
+        Value::from(Table::from_iter([
+            ("id".to_owned(), Value::from(peer)),
+            ("cluster".to_owned(), Value::from(CLUSTER)),
+            ("role".to_owned(), Value::from("web")),
+            ("driver".to_owned(), Value::from("process")),
+            ("start".to_owned(), Value::from(words(start))),
+            ("process".to_owned(), Value::from(process.clone())),
+            ("service".to_owned(), Value::from(services.to_vec())),
+        ]))
+    });
+    let config = Table::from_iter([
+        ("nats".to_owned(), Value::from(nats)),
+        ("state_dir".to_owned(), Value::from(dir.join("agent").display().to_string())),
+        // The registry learns of a new process by heartbeats: here they are as frequent as the demo is short.
+        ("heartbeat".to_owned(), Value::from("250ms")),
+        ("peer".to_owned(), Value::from(peers.to_vec())),
+    ]);
+    Ok(toml::to_string(&config)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use omnirelay_agent::config::AgentConfig;
+
+    #[test]
+    fn the_agent_takes_its_configuration() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.toml");
+        std::fs::write(&path, agent_config(folder.path(), "nats://127.0.0.1:4222").unwrap()).unwrap();
+        let config = AgentConfig::load(&path).unwrap();
+        let started: usize = config.peers.iter().map(|peer| peer.started().unwrap().len()).sum();
+        assert_eq!(started, WORKLOAD_COUNT as usize);
+        assert_eq!(config.peers.len(), PEERS.len());
+    }
+}
