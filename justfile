@@ -22,3 +22,7 @@ dev *args:
 # Licences and sources always; advisories need the network. Wants cargo-deny.
 deny:
     cargo deny check
+
+# Against a running `just dev`: wants OMNIRELAY_URL and OMNIRELAY_TOKEN of its env file.
+bench *args:
+    cargo run --release -- bench {{args}}

@@ -9,7 +9,7 @@ use tokio::sync::OnceCell;
 /// One stack for this file; each test has a cluster of its own.
 async fn stack() -> &'static Stack {
     static STACK: OnceCell<Stack> = OnceCell::const_new();
-    STACK.get_or_init(|| Stack::start(StackOptions { clusters: 6, ..StackOptions::default() })).await
+    STACK.get_or_init(|| Stack::start(StackOptions { clusters: 7, ..StackOptions::default() })).await
 }
 
 async fn mesh() -> Mesh {
@@ -24,23 +24,38 @@ fn names(list: &Value) -> Vec<&str> {
 async fn hold_stops_there_keeps_the_cordon_and_lists_the_rest() {
     let stack = stack().await;
     let mesh = stack.mesh();
-    let peer = mesh.peers[0].as_str();
-    mesh.fault(peer, "busy").await;
-    let output = stack.cli(Role::Operate);
-    let args = ["drain", peer, "--yes", "--deadline", "2s", "--on-deadline", "hold", "-o", "json"];
-    let output = output.run(&args).await;
+    let [peer, second, third] = [0, 1, 2].map(|n| mesh.peers[n].as_str());
+    mesh.cordon(&mesh.admin, second).await;
+    mesh.cordon(&mesh.admin, third).await;
+    let args = ["drain", peer, "--yes", "--deadline", "1s", "--on-deadline", "hold", "-o", "json"];
+    let output = stack.cli(Role::Operate).run(&args).await;
     let told = output.expect(12).json();
     let operation = &told["operation"];
     assert_eq!(operation["state"], "failed", "{operation}");
-    let rest = names(&operation["result"]["rest"]);
-    assert!(!rest.is_empty(), "{operation}");
-    for name in &rest {
+    assert_eq!(names(&operation["result"]["rest"]), mesh.workloads(peer).await, "{operation}");
+    for name in names(&operation["result"]["rest"]) {
         assert!(output.stderr.contains(name), "{name} in {}", output.stderr);
     }
     let held = mesh.reader.read(&format!("/control/peers/{peer}")).await;
     assert_eq!((&held["schedulable"], &held["operation"]), (&json!(false), &Value::Null));
     assert_eq!(owners(&held), ["drain operator"]);
+    mesh.admin.peer(second, "uncordon", &json!({})).send().await.expect(200);
+    assert_eq!(mesh.drained(peer, &json!({})).await["state"], "succeeded", "the rest can be drained");
+}
+
+#[tokio::test]
+async fn hold_lets_what_is_in_flight_land_first() {
+    let mesh = mesh().await;
+    let peer = mesh.peers[0].as_str();
+    mesh.fault(peer, "busy").await;
+    let body = json!({"deadline": "1s", "onDeadline": "hold", "maxConcurrent": 2});
+    let operation = mesh.operator.drain(peer, &body).await;
+    let stopping = mesh.operator.operation_that("stops", &operation, |it| it["phase"] == "stopping").await;
+    assert_eq!(stopping["progress"]["inFlight"], 2, "{stopping}");
     mesh.fault(peer, "none").await;
+    let ended = mesh.operator.ended(&operation).await;
+    assert_eq!((&ended["state"], ended["progress"]["done"].as_u64()), (&json!("failed"), Some(2)), "{ended}");
+    assert_eq!(names(&ended["result"]["rest"]), mesh.workloads(peer).await, "{ended}");
     assert_eq!(mesh.drained(peer, &json!({})).await["state"], "succeeded", "the rest can be drained");
 }
 
@@ -90,7 +105,8 @@ async fn an_unreachable_peer_is_drained_with_a_blocker_and_goes_on_when_it_is_ba
     let peer = mesh.peers[0].as_str();
     mesh.fault(peer, "silent").await;
     mesh.reader.peer_that("is unreachable", peer, |it| it["health"] == "unreachable").await;
-    let planned = mesh.operator.post(&format!("/control/peers/{peer}:drain?validateOnly=true"), &json!({})).send().await;
+    let planned =
+        mesh.operator.post(&format!("/control/peers/{peer}:drain?validateOnly=true"), &json!({})).send().await;
     assert_eq!(planned.expect(200).body["blockers"][0]["code"], "peer-unreachable", "{}", planned.body);
     let answer = mesh.operator.confirmed_drain(peer, &json!({})).await;
     let operation = answer.expect(202).operation();

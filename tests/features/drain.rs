@@ -84,7 +84,8 @@ async fn everybody_who_watches_a_drain_is_told_the_same() {
     assert_eq!(by_nats, by_sse, "NATS and SSE carry the same events");
 
     let audited = records_of(&mesh.reader, operation, "succeeded").await;
-    let ids = |of: &mut dyn Iterator<Item = &Value>| of.map(|id| id.as_str().unwrap_or("").to_owned()).collect::<Vec<_>>();
+    let ids =
+        |of: &mut dyn Iterator<Item = &Value>| of.map(|id| id.as_str().unwrap_or("").to_owned()).collect::<Vec<_>>();
     assert_eq!(
         ids(&mut audited.iter().map(|record| &record["eventId"])),
         ids(&mut by_sse.iter().map(|event| &event.body["id"])),

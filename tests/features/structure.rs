@@ -31,7 +31,8 @@ fn members() -> BTreeMap<String, BTreeSet<String>> {
 fn dependencies_point_in_the_allowed_directions() {
     let members = members();
     let names: BTreeSet<&str> = members.keys().map(String::as_str).collect();
-    for expected in ["shared/workflow", "shared/contract", "shared/store", "shared/bus", "services/omnirelay", "tests"] {
+    for expected in ["shared/workflow", "shared/contract", "shared/store", "shared/bus", "services/omnirelay", "tests"]
+    {
         assert!(names.contains(expected), "{expected} of {names:?}");
     }
     for (member, depends) in &members {
@@ -59,7 +60,9 @@ fn the_workflow_is_pure() {
     }
     for file in sources(&root().join("shared/workflow/src")) {
         let text = std::fs::read_to_string(&file).expect("a source");
-        for effect in ["std::fs", "std::net", "std::thread", "std::process", "SystemTime::now", "Instant::now", "Timestamp::now"] {
+        for effect in
+            ["std::fs", "std::net", "std::thread", "std::process", "SystemTime::now", "Instant::now", "Timestamp::now"]
+        {
             assert!(!text.contains(effect), "{} must not use {effect}", file.display());
         }
     }

@@ -103,7 +103,9 @@ impl Api {
     }
 
     pub async fn cancel(&self, operation: &str) -> Answer {
-        self.post(&format!("/control/operations/{operation}:cancel"), &json!({"reason": "changed my mind"})).send().await
+        self.post(&format!("/control/operations/{operation}:cancel"), &json!({"reason": "changed my mind"}))
+            .send()
+            .await
     }
 
     pub async fn operation(&self, id: &str) -> Value {

@@ -75,7 +75,8 @@ pub async fn fault(url: &str, peer: &str, mode: &str, message: &str) {
     let subject = format!("omni.v1.fleet.{peer}.fault");
     let payload = json!({"mode": mode, "message": message}).to_string();
     eventually_ok(format!("{peer} takes the fault {mode}"), PATIENCE, async || {
-        let answer = client.request(subject.clone(), payload.clone().into()).await.map_err(|error| error.to_string())?;
+        let answer =
+            client.request(subject.clone(), payload.clone().into()).await.map_err(|error| error.to_string())?;
         let text = String::from_utf8_lossy(&answer.payload).into_owned();
         if text == "ok" { Ok(()) } else { Err(text) }
     })

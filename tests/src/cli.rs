@@ -51,7 +51,8 @@ impl Cli {
     pub async fn run(&self, args: &[&str]) -> Output {
         let mut command = self.command(args);
         command.stdin(Stdio::null());
-        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("joined").expect("the CLI runs");
+        let output =
+            tokio::task::spawn_blocking(move || command.output()).await.expect("joined").expect("the CLI runs");
         Output {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -104,7 +105,8 @@ impl Terminal {
                 bytes
             }
             Err(error) => {
-                let rest = self.session.check(expectrl::NBytes(4096)).map(|rest| rest.as_bytes().to_vec()).unwrap_or_default();
+                let rest =
+                    self.session.check(expectrl::NBytes(4096)).map(|rest| rest.as_bytes().to_vec()).unwrap_or_default();
                 panic!("no {text:?} ({error}) after {:?} {:?}", self.seen, String::from_utf8_lossy(&rest))
             }
         }

@@ -33,6 +33,12 @@ impl Mesh {
         }
     }
 
+    /// The same cluster after the stack was started again: its addresses may be others.
+    pub fn again(self, stack: &Stack) -> Self {
+        let new = Self::new(stack, 1);
+        Self { cluster: self.cluster, peers: self.peers, ..new }
+    }
+
     /// The cluster as it stands.
     pub async fn registry(&self) -> Registry {
         Registry::of_cluster(&self.reader, &self.cluster).await

@@ -82,7 +82,6 @@ impl Process {
     fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
-
 }
 
 impl Drop for Process {

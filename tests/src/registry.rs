@@ -46,9 +46,7 @@ impl Registry {
     /// Workload → peer.
     pub fn placement(&self) -> BTreeMap<String, String> {
         let workloads = self.0.iter().filter_map(|(path, value)| Some((path.strip_prefix("workloads/")?, value)));
-        workloads
-            .map(|(id, value)| (id.to_owned(), value["peer"].as_str().unwrap_or_default().to_owned()))
-            .collect()
+        workloads.map(|(id, value)| (id.to_owned(), value["peer"].as_str().unwrap_or_default().to_owned())).collect()
     }
 
     pub fn peer(&self, id: &str) -> &Value {

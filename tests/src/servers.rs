@@ -44,7 +44,11 @@ impl Server {
         let proc = Path::new("/proc").join(pid.to_string());
         let words = |file: &str| -> Vec<OsString> {
             let bytes = std::fs::read(proc.join(file)).expect("a process can be read");
-            bytes.split(|byte| *byte == 0).filter(|word| !word.is_empty()).map(|w| OsString::from_vec(w.to_vec())).collect()
+            bytes
+                .split(|byte| *byte == 0)
+                .filter(|word| !word.is_empty())
+                .map(|w| OsString::from_vec(w.to_vec()))
+                .collect()
         };
         let env = words("environ").into_iter().filter_map(|pair| {
             let text = pair.to_string_lossy().into_owned();

@@ -79,7 +79,9 @@ impl Sse {
     fn take_frames(&mut self) {
         while let Some((frame, rest)) = self.text.split_once("\n\n") {
             let field = |name: &str| {
-                frame.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(|v| v.trim_start().to_owned()))
+                frame
+                    .lines()
+                    .find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(|v| v.trim_start().to_owned()))
             };
             if let Some(data) = field("data") {
                 self.events.push(Event {

@@ -90,14 +90,8 @@ impl Stack {
             .expect("a temporary folder")
             .keep();
         reaper(&format!("d {}", folder.display()));
-        let mut stack = Self {
-            env: BTreeMap::new(),
-            options,
-            folder,
-            dev: None,
-            clusters_taken: AtomicUsize::new(0),
-            _room: room,
-        };
+        let mut stack =
+            Self { env: BTreeMap::new(), options, folder, dev: None, clusters_taken: AtomicUsize::new(0), _room: room };
         stack.start_again().await;
         stack
     }

@@ -20,7 +20,7 @@ pub fn require_terminal(action: &str) -> Result<(), Failure> {
 ///
 /// The question is a plain line on stderr and the answer a plain line of stdin: the terminal's own line editing is all
 /// that a name needs, and it works the same in every terminal.
-pub async fn confirm(question: &str, expected: &str) -> Result<(), Failure> {
+pub async fn confirm(question: &str, expected: &str, or: &str) -> Result<(), Failure> {
     let mut stderr = std::io::stderr();
     let _ = write!(stderr, "{question}").and_then(|()| stderr.flush());
     let (sender, answer) = tokio::sync::oneshot::channel();
@@ -36,7 +36,7 @@ pub async fn confirm(question: &str, expected: &str) -> Result<(), Failure> {
         _ = tokio::signal::ctrl_c() => None,
     };
     match typed.as_deref().map(str::trim) {
-        Some(typed) if typed == expected => Ok(()),
+        Some(typed) if typed == expected || typed == or => Ok(()),
         Some(typed) => Err(declined(&format!("{typed:?} is not {expected:?}"))),
         None => {
             let _ = writeln!(stderr);

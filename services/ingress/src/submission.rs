@@ -81,6 +81,7 @@ impl Draft<'_> {
             operation_seq: Some(1),
             actor: Some(actor.subject.clone()),
             state: Some(State::Submitted),
+            progress: Some(Progress::default()),
             audit: AuditFacts {
                 verb: self.verb.as_str().to_owned(),
                 outcome: "accepted".to_owned(),

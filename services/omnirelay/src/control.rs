@@ -38,6 +38,7 @@ pub struct ControlOptions {
     pub http: SocketAddr,
     pub database_url: String,
     pub nats_url: String,
+    pub nats_credentials: Option<PathBuf>,
     pub auth: Arc<Authenticator>,
     pub limits: Limits,
     pub drain_defaults: DrainDefaults,
@@ -70,7 +71,7 @@ impl Control {
             let worker = WorkerOptions {
                 instance: format!("worker-{instance}"),
                 pool: pool(&options.database_url, 8, true, "omnirelay-worker").await?,
-                bus: bus(&options.nats_url, "omnirelay-worker").await?,
+                bus: bus(&options, "omnirelay-worker").await?,
                 streams: options.streams,
                 heartbeat_timeout: options.heartbeat_timeout,
                 events_retention: options.streams.events_max_age,
@@ -84,9 +85,9 @@ impl Control {
         if role.includes(Role::Audit) {
             let audit = AuditOptions {
                 pool: pool(&options.database_url, 3, true, "omnirelay-audit").await?,
-                bus: bus(&options.nats_url, "omnirelay-audit").await?,
-                log_dir: options.audit_log_dir,
-                signing_key: options.audit_key,
+                bus: bus(&options, "omnirelay-audit").await?,
+                log_dir: options.audit_log_dir.clone(),
+                signing_key: options.audit_key.clone(),
                 rotate_bytes: options.audit_rotate_bytes,
                 checkpoint_every: CheckpointEvery { records: 10_000, time: Duration::from_secs(30) },
             };
@@ -99,8 +100,8 @@ impl Control {
                 instance: format!("ingress-{instance}"),
                 pool: pool(&options.database_url, 8, false, "omnirelay-ingress").await?,
                 intake_pool: pool(&options.database_url, 2, true, "omnirelay-intake").await?,
-                bus: bus(&options.nats_url, "omnirelay-ingress").await?,
-                auth: options.auth,
+                bus: bus(&options, "omnirelay-ingress").await?,
+                auth: options.auth.clone(),
                 metrics,
                 limits: options.limits,
                 drain_defaults: options.drain_defaults,
@@ -138,6 +139,8 @@ pub async fn pool(url: &str, max: u32, hot: bool, application: &'static str) -> 
     omnirelay_store::connect(url, options).await.context("cannot connect to PostgreSQL (database_url)")
 }
 
-async fn bus(url: &str, name: &str) -> anyhow::Result<Bus> {
-    Bus::connect(url, name).await.context("cannot use NATS (nats_url)")
+async fn bus(options: &ControlOptions, name: &str) -> anyhow::Result<Bus> {
+    Bus::connect_as(&options.nats_url, name, options.nats_credentials.as_deref())
+        .await
+        .context("cannot use NATS (nats_url)")
 }

@@ -84,7 +84,7 @@ async fn show(args: &DemoArgs, screen: &Arc<Screen>) -> anyhow::Result<ExitCode>
     crate::log_to_stderr("error")?;
     // From here on a signal is an orderly end, whatever has been started by then.
     let stop = shutdown::on_signals()?;
-    screen.plain("OmniRelay: one minute, measured. Every server, peer and workload below is a real process.");
+    screen.plain("OmniRelay, measured. Every server and every workload below is a real process.");
     screen.heading("The stage");
     let opened = stop.run_until_cancelled(Stage::open(args.state_dir.as_deref())).await;
     let Some(stage) = opened.transpose().context("nats-server and PostgreSQL do not start")? else {
@@ -93,7 +93,7 @@ async fn show(args: &DemoArgs, screen: &Arc<Screen>) -> anyhow::Result<ExitCode>
     screen.line(&format!("nats-server and PostgreSQL run in {}", stage.dir().display()));
 
     let mut theatre = Theatre { stage, screen: screen.clone(), traffic: None };
-    let played = stop.run_until_cancelled(Box::pin(theatre.play(args, &stop))).await;
+    let played = stop.run_until_cancelled(Box::pin(theatre.play())).await;
     let failed = !matches!(&played, Some(Ok(true)) | None);
     if let Some(Err(error)) = &played {
         screen.finish();
@@ -105,7 +105,9 @@ async fn show(args: &DemoArgs, screen: &Arc<Screen>) -> anyhow::Result<ExitCode>
             screen.plain(&format!("\nthe last lines of {name}:\n{words}"));
         }
     }
-    if played.is_none() {
+    if args.keep && matches!(played, Some(Ok(_))) {
+        theatre.keep(&stop).await?;
+    } else if played.is_none() {
         screen.plain("\nstopping");
     }
     if let Some(kept) = theatre.close(failed).await? {
@@ -136,7 +138,7 @@ struct Traffic {
 
 impl Theatre {
     /// Whether everything held.
-    async fn play(&mut self, args: &DemoArgs, stop: &CancellationToken) -> anyhow::Result<bool> {
+    async fn play(&mut self) -> anyhow::Result<bool> {
         let api = self.stage.api("demo", Scope::Observe)?;
         self.stage.start(&api).await?;
         let pids = |stage: &Stage| {
@@ -144,7 +146,7 @@ impl Theatre {
         };
         self.screen.line(&format!("processes: {}", pids(&self.stage)));
         self.screen
-            .line("peers web-1, web-2, web-3 of cluster fra1 run 8 checkout (start-first) and 1 ledger (stop-first)");
+            .line("peers web-1, web-2, web-3 of cluster fra1 run 12 checkout (start-first) and 1 ledger (stop-first)");
 
         let [checkout, ledger, naive] = [(); 3].map(|()| Arc::new(Counters::default()));
         let (known, backends) = watch::channel(Backends::new());
@@ -160,7 +162,7 @@ impl Theatre {
         let quiet = CancellationToken::new();
         let counters = vec![checkout.clone(), ledger.clone()];
         self.traffic = Some(Traffic { proxy, loads: Vec::new(), counters, stop: quiet.clone() });
-        let bus = Bus::connect(self.stage.stack().nats_url(), "omnirelay-demo").await?;
+        let bus = Bus::connect(self.stage.nats_url(), "omnirelay-demo").await?;
         tokio::spawn({
             let (api, quiet) = (api.clone(), quiet.clone());
             async move { follow_registry(&api, &bus, &PEERS, &known, &quiet).await }
@@ -197,31 +199,27 @@ impl Theatre {
         let took = self.screen.began().elapsed().as_secs_f64();
         let verdict = if held { "everything held" } else { "NOT everything held" };
         self.screen.plain(&format!("\n{verdict}, {took:.1} s in all"));
-        if args.keep {
-            self.keep(&format!("http://{address}"), stop).await?;
-        }
         Ok(held)
     }
 
     /// Leaves it running, with a supervisor for whatever is killed by hand.
-    async fn keep(&mut self, proxy: &str, stop: &CancellationToken) -> anyhow::Result<()> {
+    async fn keep(&mut self, stop: &CancellationToken) -> anyhow::Result<()> {
         let stage = &self.stage;
         self.screen.plain("\nIt goes on until Ctrl-C, and what is killed is started again. In another terminal:");
         let token = stage.identity.token("ana", Scope::Operate)?;
-        for (name, value) in
-            [("URL", stage.url.as_str()), ("NATS_URL", stage.stack().nats_url()), ("TOKEN", token.as_str())]
-        {
+        for (name, value) in [("URL", stage.url.as_str()), ("NATS_URL", stage.nats_url()), ("TOKEN", token.as_str())] {
             self.screen.plain(&format!("  export OMNIRELAY_{name}={value}"));
         }
         let program = std::env::current_exe()?;
         self.screen.plain(&format!("  {} drain web-1", program.display()));
-        self.screen.plain(&format!("  curl {proxy}/checkout"));
+        if let Some(traffic) = &self.traffic {
+            self.screen.plain(&format!("  curl http://{}/checkout", traffic.proxy.address));
+        }
         for (name, pid) in stage.pids() {
             self.screen.plain(&format!("  kill -9 {pid}   # {name}"));
         }
         while stop.run_until_cancelled(tokio::time::sleep(SUPERVISE)).await.is_some() {
-            for name in self.stage.ended() {
-                let pid = self.stage.restart(name)?;
+            for (name, pid) in self.stage.revive().await? {
                 self.screen.plain(&format!("  {name} had ended and was started again, process {pid}"));
             }
         }

@@ -165,6 +165,7 @@ fn control_options(args: &DevArgs, stack: &Devstack, identity: &Identity) -> any
         http: args.http,
         database_url: stack.database_url().to_owned(),
         nats_url: stack.nats_url().to_owned(),
+        nats_credentials: None,
         auth: Arc::new(identity.authenticator()?),
         limits: Limits::default(),
         drain_defaults: DrainDefaults::default(),

@@ -39,6 +39,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         auth: Arc::new(Authenticator::new(&config.auth)?),
         database_url: config.database_url,
         nats_url: config.nats_url,
+        nats_credentials: config.nats_credentials,
         limits: config.limits,
         drain_defaults: config.drain,
         heartbeat_timeout: config.heartbeat.timeout.0,

@@ -60,7 +60,8 @@ impl Applier {
                     Work::Wake(id) => {
                         batch.entry(id).or_default();
                     }
-                    Work::Report(report, message) => {
+                    Work::Report(told) => {
+                        let (report, message) = *told;
                         messages.push(message);
                         if let Some((id, outcome)) = input(report) {
                             batch.entry(id).or_default().reports.push(outcome);

@@ -246,7 +246,7 @@ fn log_ended(loaded: &[Loaded]) {
                 .increment(1);
             tracing::info!(
                 actor = %row.actor, action = %row.verb, target = %row.target, outcome = %row.state,
-                latency_ms = latency.as_secs_f64() * 1e3, operation = %row.id, "operation ended"
+                latency_ms = latency.as_millis() as i64, operation = %row.id, "operation ended"
             );
         }
     }

@@ -23,7 +23,7 @@ pub enum Work {
     Wake(OperationId),
     /// An agent's report. The message is acknowledged when the transaction that took it is committed; until then it is
     /// delivered again.
-    Report(Report, Message),
+    Report(Box<(Report, Message)>),
 }
 
 /// How often operations are looked for that no message spoke of.
@@ -40,7 +40,7 @@ pub async fn requests(bus: Bus, streams: StreamOptions, work: mpsc::Sender<Work>
     // A request that cannot be read wakes nobody; the poll finds the operation.
     let wake = |message: Message| match serde_json::from_slice::<RequestMessage>(&message.payload) {
         Ok(request) => Ok(Work::Wake(request.operation)),
-        Err(_) => Err(message),
+        Err(_) => Err(Box::new(message)),
     };
     consume(&bus, streams, subject::STREAM_REQUESTS, &config, work, &shutdown, wake).await;
 }
@@ -56,10 +56,10 @@ pub async fn reports(bus: Bus, streams: StreamOptions, work: mpsc::Sender<Work>,
         ..PullConfig::default()
     };
     let report = |message: Message| match serde_json::from_slice::<Report>(&message.payload) {
-        Ok(report) => Ok(Work::Report(report, message)),
+        Ok(report) => Ok(Work::Report(Box::new((report, message)))),
         Err(error) => {
             tracing::warn!(subject = %message.subject, %error, "a report that cannot be read is dropped");
-            Err(message)
+            Err(Box::new(message))
         }
     };
     consume(&bus, streams, subject::STREAM_REPORTS, &config, work, &shutdown, report).await;
@@ -73,7 +73,7 @@ async fn consume(
     config: &PullConfig,
     work: mpsc::Sender<Work>,
     shutdown: &CancellationToken,
-    read: fn(Message) -> Result<Work, Message>,
+    read: fn(Message) -> Result<Work, Box<Message>>,
 ) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     while !shutdown.is_cancelled() {

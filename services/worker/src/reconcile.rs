@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use omnirelay_store::{PgPool, StoreError, events, operations};
+use omnirelay_workflow::operation::{State, Verb};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -30,8 +31,14 @@ async fn once(pool: &PgPool, work: &mpsc::Sender<Work>, retention: Duration) -> 
         let _ = work.send(Work::Wake(id)).await;
     }
     while events::prune(pool, retention.as_secs_f64()).await? == 1_000 {}
-    for (verb, state, count) in operations::by_state(pool).await? {
-        metrics::gauge!("omnirelay_operations", "verb" => verb, "state" => state).set(count as f64);
+    let counts = operations::by_state(pool).await?;
+    for verb in Verb::ALL {
+        for state in State::ALL.iter().filter(|state| !state.is_terminal() || **state == State::Stuck) {
+            let is_it = |(v, s, _): &&(String, String, i64)| v == verb.as_str() && s == state.as_str();
+            let count = counts.iter().find(is_it).map_or(0, |(_, _, count)| *count);
+            metrics::gauge!("omnirelay_operations", "verb" => verb.as_str(), "state" => state.as_str())
+                .set(count as f64);
+        }
     }
     let (pending, age) = events::lag(pool).await?;
     metrics::gauge!("omnirelay_outbox_pending").set(pending as f64);

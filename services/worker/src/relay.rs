@@ -19,8 +19,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 const LEASE: &str = "relay";
-const LEASE_SECS: f64 = 5.0;
-const RENEW: Duration = Duration::from_millis(1_500);
+const LEASE_SECS: f64 = 2.5;
+const RENEW: Duration = Duration::from_millis(800);
 /// Events written by others (ingresses, other workers) are found this late at most while things happen.
 const BUSY_LOOK: Duration = Duration::from_millis(10);
 const IDLE_LOOK: Duration = Duration::from_millis(100);
@@ -108,7 +108,7 @@ impl Relay {
                 None => *leader = None,
             }
         }
-        let Some(leader) = leader else { return Ok(Duration::from_secs(1)) };
+        let Some(leader) = leader else { return Ok(Duration::from_millis(500)) };
         let positioned = events::position(&self.pool, BATCH, &self.instance, leader.fence).await?;
         if !positioned.is_empty() {
             metrics::histogram!("omnirelay_batch_size", "stage" => "relay").record(positioned.len() as f64);

@@ -1,5 +1,6 @@
 //! The connection. It is kept up for as long as the process lives; a server that is away is waited for.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -11,6 +12,12 @@ use bytes::Bytes;
 pub enum BusError {
     #[error("the NATS url is not usable: {0}")]
     Url(String),
+    #[error("the NATS credentials {} cannot be used: {source}", path.display())]
+    Credentials {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("cannot subscribe to {subject}: {source}")]
     Subscribe {
         subject: String,
@@ -44,6 +51,11 @@ impl Bus {
     /// Connects in the background: a server that is not there yet is retried for ever, with jitter, so that a fleet of
     /// services does not come back in one instant.
     pub async fn connect(url: &str, name: &str) -> Result<Self, BusError> {
+        Self::connect_as(url, name, None).await
+    }
+
+    /// The same with a `.creds` file (a user's JWT and its seed).
+    pub async fn connect_as(url: &str, name: &str, credentials: Option<&Path>) -> Result<Self, BusError> {
         let server: ServerAddr = url.parse().map_err(|source: std::io::Error| BusError::Url(source.to_string()))?;
         let mut options = ConnectOptions::new()
             .name(name)
@@ -60,6 +72,12 @@ impl Bus {
         // async-nats reads the server's address from the url, but not who we are.
         if let (Some(user), Some(password)) = (server.username(), server.password()) {
             options = options.user_and_password(user.to_owned(), password.to_owned());
+        }
+        if let Some(path) = credentials {
+            options = options
+                .credentials_file(path)
+                .await
+                .map_err(|source| BusError::Credentials { path: path.to_owned(), source })?;
         }
         let client = options.connect(server).await.map_err(|source| BusError::Url(source.to_string()))?;
         let jetstream = jetstream::ContextBuilder::new()

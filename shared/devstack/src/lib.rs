@@ -31,5 +31,5 @@ mod watchdog;
 pub use binaries::Origin;
 pub use doctor::{Availability, Finding};
 pub use error::{DevstackError, Missing};
-pub use process::Guard;
+pub use process::{Guard, Guardian};
 pub use stack::{Devstack, Options};

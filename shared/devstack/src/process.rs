@@ -192,24 +192,38 @@ impl Drop for Server {
     }
 }
 
-/// A process of the caller's that the [`watchdog`](crate::watchdog) ends with SIGTERM, then SIGKILL, when we are gone. Dropped
-/// once that process has ended.
-#[derive(Debug)]
-pub struct Guard {
-    pid_file: PathBuf,
+/// Puts processes of the caller's under the [`watchdog`](crate::watchdog) of a running stack.
+#[derive(Debug, Clone)]
+pub struct Guardian {
+    run: PathBuf,
 }
 
-impl Guard {
-    pub(crate) fn new(run: &Path, pid: u32) -> Result<Guard, DevstackError> {
+impl Guardian {
+    pub(crate) fn new(run: &Path) -> Guardian {
+        Guardian { run: run.to_owned() }
+    }
+
+    /// The next start in the same state directory recognises the process as well if that directory is on its command line.
+    ///
+    /// # Errors
+    /// If the process is gone already, or the note about it cannot be written.
+    pub fn guard(&self, pid: u32) -> Result<Guard, DevstackError> {
         let stat = PathBuf::from(format!("/proc/{pid}/stat"));
         let line = std::fs::read(&stat).doing("read", &stat)?;
-        let pid_file = run.join(format!("{pid}.pid"));
+        let pid_file = self.run.join(format!("{pid}.pid"));
         let mut file = private(OpenOptions::new().write(true).create(true).truncate(true))
             .open(&pid_file)
             .doing("write", &pid_file)?;
         file.write_all(&line).doing("write", &pid_file)?;
         Ok(Guard { pid_file })
     }
+}
+
+/// While it lives, the process that it stands for ends with ours, by SIGTERM and then SIGKILL. Dropped once that process has
+/// ended.
+#[derive(Debug)]
+pub struct Guard {
+    pid_file: PathBuf,
 }
 
 impl Drop for Guard {

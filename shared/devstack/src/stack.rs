@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::binaries::Places;
 use crate::doctor::{self, Finding};
 use crate::error::{DevstackError, Doing, blocking};
-use crate::process::{Guard, Server};
+use crate::process::{Guardian, Server};
 use crate::state::{Saved, StateDir};
 use crate::user::RunAs;
 use crate::watchdog::Watchdog;
@@ -147,13 +147,9 @@ impl Devstack {
         self.state.root()
     }
 
-    /// Has the watchdog end a process of the caller's too, should this process end without doing so itself. The state
-    /// directory must be on that process's command line, so that the next start recognises it as well.
-    ///
-    /// # Errors
-    /// If the process is gone already, or the note about it cannot be written.
-    pub fn guard(&self, pid: u32) -> Result<Guard, DevstackError> {
-        Guard::new(self.state.run(), pid)
+    /// Has the watchdog end processes of the caller's too, should this process end without doing so itself.
+    pub fn guardian(&self) -> Guardian {
+        Guardian::new(self.state.run())
     }
 
     /// Makes an empty database beside `omnirelay` and returns its URL.

@@ -136,7 +136,9 @@ create table effects (
     created_at timestamptz not null default clock_timestamp()
 ) with (fillfactor = 60);
 create index effects_due on effects (next_at) where state <> 'answered';
+create index effects_expiring on effects (expires_at) where state <> 'answered';
 create index effects_of on effects (operation);
+create index effects_answered on effects (operation) where state = 'answered';
 
 -- The outbox and the event log in one: a row gets its position from the relay, once, in id order.
 create table events (

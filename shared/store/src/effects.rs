@@ -27,8 +27,8 @@ statements! {
                state = case when lease_until is null then state else 'accepted' end
         from (
             select id from effects
-            where state <> 'answered' and next_at <= clock_timestamp() and expires_at > clock_timestamp()
-              and (lease_until is null or lease_until <= clock_timestamp())
+            where state <> 'answered' and next_at <= now() and expires_at > now()
+              and (lease_until is null or lease_until <= now())
             order by next_at limit $1
             for update skip locked
         ) due
@@ -56,7 +56,7 @@ statements! {
                outcome = case when state = 'accepted' or lease_until is not null then '{\"accepted\":true}' else '{\"accepted\":false}' end
         where id = any(array(
             select id from effects
-            where state <> 'answered' and expires_at + interval '2 seconds' <= clock_timestamp()
+            where state <> 'answered' and expires_at <= now() - interval '2 seconds'
             order by expires_at limit $1 for update skip locked))
         returning operation";
     // Answers that a crash kept from being taken.

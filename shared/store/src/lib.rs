@@ -15,6 +15,7 @@ mod statement;
 use std::str::FromStr;
 use std::time::Duration;
 
+use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 pub use error::StoreError;
@@ -49,9 +50,13 @@ pub async fn connect(url: &str, options: PoolOptions) -> Result<PgPool, StoreErr
         connect =
             connect.options([("enable_seqscan", "off"), ("plan_cache_mode", "force_generic_plan"), ("jit", "off")]);
     }
+    // The pool would only say that it waited in vain; one connection of its own says why.
+    PgConnection::connect_with(&connect).await?.close().await?;
     let pool = PgPoolOptions::new()
         .max_connections(options.max_connections)
         .acquire_timeout(Duration::from_secs(5))
+        // Who is on the hot path tries again by itself; asking first would cost every statement a round trip.
+        .test_before_acquire(!options.index_scans_only)
         .connect_with(connect)
         .await?;
     Ok(pool)

@@ -9,10 +9,11 @@ use crate::statement::statements;
 use crate::{StoreError, ToSqlx};
 
 statements! {
-    // A wake-up that came over the bus has been taken within this time; what is older was missed.
+    // A wake-up that came over the bus has been taken within this time; what is older was missed. `now()` and not the running
+    // clock: only a stable expression can be a bound of the index.
     DUE = "
         select id from operations
-        where wake_at <= clock_timestamp() - make_interval(secs => $2)
+        where wake_at <= now() - make_interval(secs => $2)
         order by wake_at limit $1";
 
     // `ids`: what was asked for, and everything that waits for its first step on the same targets, so that inputs of one
@@ -61,8 +62,8 @@ statements! {
     FORGOTTEN = "
         select o.id from operations o
         where o.state in ('submitted', 'queued', 'running', 'unwinding')
-          and (o.wake_at is null or o.wake_at < clock_timestamp() - interval '30 seconds')
-          and coalesce(o.stepped_at, o.created_at) < clock_timestamp() - interval '30 seconds'
+          and (o.wake_at is null or o.wake_at < now() - interval '30 seconds')
+          and coalesce(o.stepped_at, o.created_at) < now() - interval '30 seconds'
           and not exists (select 1 from effects e where e.operation = o.id)
         limit 500";
 

@@ -132,7 +132,7 @@ impl Drain<'_> {
             }
             if !args.yes {
                 let question = format!("Type {0} to drain it in {1}: ", self.name(), self.session.target.name);
-                prompt::confirm(&question, self.name()).await?;
+                prompt::confirm(&question, self.name(), self.peer.id.as_str()).await?;
             }
             token = Some(plan.confirmation.token);
         }

@@ -69,7 +69,9 @@ pub async fn mutate(
     parts: &Parts,
     trail: &Trail,
 ) -> Result<Answered, Refusal> {
-    let default_wait = if parsed.verb.is_long() { Duration::ZERO } else { QUICK_WAIT };
+    // A drain is taken without a confirmation only where there is nothing to drain: then it is as quick as a cordon.
+    let long = parsed.verb.is_long() && parsed.confirmation.is_some();
+    let default_wait = if long { Duration::ZERO } else { QUICK_WAIT };
     let wait = request::wait(&parts.headers, default_wait)?;
     let key = request::idempotency_key(&parts.headers)?;
     let draft = Draft {
@@ -165,7 +167,7 @@ pub async fn finish(
         action = trail.verb,
         target = %trail.target,
         outcome,
-        latency_ms = latency.as_secs_f64() * 1_000.0,
+        latency_ms = latency.as_micros() as f64 / 1e3,
         operation = operation.map(tracing::field::display),
         "mutation"
     );

@@ -18,7 +18,6 @@ use super::cli::{Operator, Ran};
 use super::evidence::{accepted, each_once, is_gap_free, told};
 use super::http;
 use super::load::{Count, Counters, Load};
-use super::process::Process;
 use super::proxy::{Backends, Proxy, Route};
 use super::report::{Claim, Screen, grouped};
 use super::snapshot::Snapshot;
@@ -26,6 +25,8 @@ use super::stage::{PEERS, Stage, all_are_ready, until};
 
 /// How long anything may take that an act waits for. Far more than it does: what takes this long has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// No service has more.
+const CLIENTS: u64 = 16;
 
 pub struct Play<'a> {
     stage: &'a mut Stage,
@@ -88,7 +89,7 @@ impl<'a> Play<'a> {
         let port = address.port().to_string();
         let start = |stage: &Stage| {
             let args = ["demo-server", "--name", "naive", "--port", port.as_str()];
-            Process::start(stage.stack(), "naive", args.map(Into::into).to_vec())
+            stage.spawn("naive", args.map(Into::into).to_vec())
         };
         let mut server = start(self.stage)?;
         answers(address).await?;
@@ -96,7 +97,7 @@ impl<'a> Play<'a> {
         let naive = self.naive.clone();
         let route = Route { service: "naive", patience: Duration::ZERO, counters: naive.clone() };
         let proxy = Proxy::start(vec![route], backends).await?;
-        let load = Load::start(proxy.address, "naive", 8, &naive);
+        let load = Load::start(proxy.address, "naive", 16, &naive);
         let after = async |more: u64| {
             let enough = naive.count().requests + more;
             until("the naive load goes on", PATIENCE, async || Ok((naive.count().requests >= enough).then_some(())))
@@ -128,7 +129,7 @@ impl<'a> Play<'a> {
         let emptied = peer.state == PeerState::Drained && left.items.is_empty();
         let measured = format!("exit {}, {} with {} workloads", code(&ran), peer.state, left.items.len());
         self.claim("a drain empties its peer", measured, ran.exit == Some(0) && emptied);
-        self.no_failure(&span, "no request failed meanwhile");
+        self.no_failure(&span, "no request failed during the drain").await?;
         self.ready_again("web-1").await
     }
 
@@ -150,17 +151,24 @@ impl<'a> Play<'a> {
             let middle = now.state == State::Running && now.progress.done < now.progress.total;
             let pid = stage.restart("worker")?;
             screen.line(&format!("its supervisor starts another, process {pid}"));
-            anyhow::Ok((operation.id.to_string(), middle))
+            anyhow::Ok((operation.id.to_string(), middle, now.progress))
         };
         let (ran, killed) = tokio::join!(drain, kill);
-        let (ran, (operation, middle)) = (ran?, killed?);
+        let (ran, (operation, middle, at)) = (ran?, killed?);
         let ended = operation_now(&self.api, &operation).await?;
         self.claim(
             "a drain survives kill -9 of its worker",
-            format!("exit {}, {} in {}", code(&ran), ended.state, seconds(span.began.elapsed())),
+            format!(
+                "killed at {}/{}; exit {}, {} after {:.1} s",
+                at.done,
+                at.total,
+                code(&ran),
+                ended.state,
+                span.began.elapsed().as_secs_f64()
+            ),
             middle && ran.exit == Some(0) && ended.state == State::Succeeded,
         );
-        self.no_failure(&span, "no request failed meanwhile");
+        self.no_failure(&span, "no request failed with the worker killed").await?;
 
         let events = self.api.events_of(&operation).await?;
         let agent = self.stage.dir().join("agent");
@@ -220,7 +228,7 @@ impl<'a> Play<'a> {
         ));
         let measured = format!("difference: {found} in {} members", before.members());
         self.claim("a cancel restores everything", measured, differences.is_empty());
-        self.no_failure(&span, "no request failed meanwhile");
+        self.no_failure(&span, "no request failed during the cancel").await?;
         self.screen.act_ends();
         Ok(())
     }
@@ -234,7 +242,7 @@ impl<'a> Play<'a> {
         self.claim("the audit verifies", measured, ran.exit == Some(0) && sound.ok && sound.records >= records);
 
         let page: Page<AuditRecord> =
-            self.api.get("/control/audit?target=peers/web-1&verb=peers.drain&outcome=accepted&pageSize=1").await?;
+            self.api.get("/control/audit?target=peers/web-1&verb=peers.drain&orderBy=seq&pageSize=1").await?;
         let victim = page.items.first().context("the drain of web-1 is not in the audit")?.seq;
         let edit = format!("update audit_log set reason = 'routine' where seq = {victim}");
         self.screen.line(&format!("SQL, as the database's owner: {edit}"));
@@ -313,7 +321,15 @@ impl<'a> Play<'a> {
         Span { before: self.screen.total(), began: Instant::now() }
     }
 
-    fn no_failure(&mut self, span: &Span, claim: &'static str) {
+    /// To be called when everything is over, for the claim about its span.
+    async fn no_failure(&mut self, span: &Span, claim: &'static str) -> anyhow::Result<()> {
+        // Requests may still wait for what has moved. Once each service has answered more requests than it has clients, none
+        // that began before is left out.
+        for counters in [&self.checkout, &self.ledger] {
+            let enough = counters.count().requests + CLIENTS;
+            until("requests are answered", PATIENCE, async || Ok((counters.count().requests > enough).then_some(())))
+                .await?;
+        }
         let Count { requests, failed, retried } = self.screen.total().since(span.before);
         let (checkout, ledger) = (self.checkout.take_longest(), self.ledger.take_longest());
         self.screen.line(&format!(
@@ -322,9 +338,11 @@ impl<'a> Play<'a> {
             checkout.as_millis(),
             ledger.as_millis()
         ));
+        let (service, longest) = if ledger > checkout { ("ledger", ledger) } else { ("checkout", checkout) };
         let measured =
-            format!("{failed} of {}; the longest wait was {} ms, for ledger", grouped(requests), ledger.as_millis());
+            format!("{failed} of {}; the longest wait was {} ms, at {service}", grouped(requests), longest.as_millis());
         self.claim(claim, measured, failed == 0 && requests > 0);
+        Ok(())
     }
 
     fn claim(&mut self, claim: &'static str, measured: impl Into<String>, held: bool) {
@@ -336,7 +354,7 @@ fn drain_line<'a>(peer: &'a str, reason: &'a str, max_concurrent: &'a str) -> [&
     ["drain", peer, "--yes", "--max-concurrent", max_concurrent, "--reason", reason, "--ticket", "CHG-4812"]
 }
 
-/// Waits until a drain of the peer has moved something and has something left to move.
+/// Waits until a drain of the peer has moved half of what it has to move.
 async fn half_way(api: &Api, peer: &str) -> anyhow::Result<Operation> {
     until("the drain is half-way", PATIENCE, async || {
         let peer: Peer = api.get(&format!("/control/peers/{peer}")).await?;
@@ -346,7 +364,7 @@ async fn half_way(api: &Api, peer: &str) -> anyhow::Result<Operation> {
             bail!("it ended {} before it was half-way", operation.state);
         }
         let progress = &operation.progress;
-        Ok((progress.done >= 1 && progress.done < progress.total).then_some(operation))
+        Ok((progress.done >= 1 && progress.done >= progress.total / 2).then_some(operation))
     })
     .await
 }
@@ -361,8 +379,4 @@ async fn answers(server: SocketAddr) -> anyhow::Result<()> {
 
 fn code(ran: &Ran) -> String {
     ran.exit.map_or_else(|| "by a signal".to_owned(), |code| code.to_string())
-}
-
-fn seconds(time: Duration) -> String {
-    format!("{:.1} s", time.as_secs_f64())
 }

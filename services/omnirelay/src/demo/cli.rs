@@ -4,6 +4,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use anyhow::Context;
+use omnirelay_devstack::Guardian;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
 use super::process::omnirelay;
@@ -18,6 +19,7 @@ pub struct Operator {
     pub token: String,
     /// A file that is not there: what the user has configured is none of the demo's business.
     pub config: std::path::PathBuf,
+    pub guardian: Guardian,
     pub screen: Arc<Screen>,
 }
 
@@ -56,6 +58,8 @@ impl Operator {
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
+        // One that has ended already needs no guard.
+        let _guard = child.id().and_then(|pid| self.guardian.guard(pid).ok());
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let (stdout, _stderr) = tokio::join!(self.read(out, quote), self.read(err, quote));
         let status = child.wait().await.context("a command cannot be waited for")?;

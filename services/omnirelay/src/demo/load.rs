@@ -90,7 +90,7 @@ impl Counters {
 }
 
 /// Between two requests of one client.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Clients of one service, each with one connection to the proxy and one request at a time.
 pub struct Load {

@@ -7,7 +7,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
-use omnirelay_devstack::{Devstack, Guard};
+use omnirelay_devstack::{Guard, Guardian};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
@@ -27,19 +27,18 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it with `args`; it logs to `<name>.log` beside the logs of the servers.
-    pub fn start(stack: &Devstack, name: &'static str, args: Vec<OsString>) -> anyhow::Result<Self> {
-        let log = stack.state_dir().join("log").join(format!("{name}.log"));
+    /// Starts it with `args`; it logs to `log`.
+    pub fn start(guardian: &Guardian, name: &'static str, log: PathBuf, args: Vec<OsString>) -> anyhow::Result<Self> {
         let child = spawn(&args, &log).with_context(|| format!("cannot start {name}"))?;
         let pid = child.id().with_context(|| format!("{name} has ended at once"))?;
-        let guard = stack.guard(pid)?;
+        let guard = guardian.guard(pid)?;
         tracing::debug!(name, pid, "started");
         Ok(Self { name, args, log, child, _guard: guard })
     }
 
     /// Starts it again, as a supervisor would after its end.
-    pub fn restart(&mut self, stack: &Devstack) -> anyhow::Result<()> {
-        *self = Self::start(stack, self.name, self.args.clone())?;
+    pub fn restart(&mut self, guardian: &Guardian) -> anyhow::Result<()> {
+        *self = Self::start(guardian, self.name, self.log.clone(), self.args.clone())?;
         Ok(())
     }
 

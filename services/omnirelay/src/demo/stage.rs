@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use omnirelay_devstack::{Devstack, Options};
 use omnirelay_runtime::auth::Scope;
 use omnirelay_store::{PgPool, registry};
+use tempfile::TempDir;
 
 use super::api::Api;
 use super::cli::Operator;
@@ -25,11 +26,20 @@ pub const CLUSTER: &str = "fra1";
 pub const PEERS: [&str; 3] = ["web-1", "web-2", "web-3"];
 /// What runs where at the beginning: peer and workloads, as `id:service`.
 const WORKLOADS: [(&str, &[&str]); 3] = [
-    ("web-1", &["checkout-1:checkout", "checkout-2:checkout", "checkout-3:checkout", "ledger-1:ledger"]),
-    ("web-2", &["checkout-4:checkout", "checkout-5:checkout", "checkout-6:checkout"]),
-    ("web-3", &["checkout-7:checkout", "checkout-8:checkout"]),
+    (
+        "web-1",
+        &[
+            "checkout-1:checkout",
+            "checkout-2:checkout",
+            "checkout-3:checkout",
+            "checkout-4:checkout",
+            "ledger-1:ledger",
+        ],
+    ),
+    ("web-2", &["checkout-5:checkout", "checkout-6:checkout", "checkout-7:checkout", "checkout-8:checkout"]),
+    ("web-3", &["checkout-9:checkout", "checkout-10:checkout", "checkout-11:checkout", "checkout-12:checkout"]),
 ];
-pub const WORKLOAD_COUNT: u32 = 9;
+pub const WORKLOAD_COUNT: u32 = 13;
 
 /// How long a start may take, step by step.
 const READY: Duration = Duration::from_secs(60);
@@ -50,20 +60,17 @@ pub struct Stage {
 impl Stage {
     /// Starts the servers. Without a `state_dir` everything is in a temporary folder.
     pub async fn open(state_dir: Option<&Path>) -> anyhow::Result<Self> {
-        let dir = match state_dir {
+        // Gone with a start that fails or is given up.
+        let folder = match state_dir {
             Some(dir) => {
                 if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
                     bail!("{} is not empty: the demo begins with nothing", dir.display());
                 }
-                dir.to_owned()
+                None
             }
-            // PostgreSQL's user must be able to pass through where we are root.
-            None => tempfile::Builder::new()
-                .prefix("omnirelay-demo-")
-                .permissions(std::fs::Permissions::from_mode(0o711))
-                .tempdir()?
-                .keep(),
+            None => Some(temporary_folder()?),
         };
+        let dir = state_dir.or(folder.as_ref().map(TempDir::path)).context("there is no folder")?.to_owned();
         let stack = Devstack::start(Options::new(dir)).await?;
         let identity = Identity::open(stack.state_dir())?;
         let pool = pool(stack.database_url(), 2, false, "omnirelay-demo").await?;
@@ -73,7 +80,7 @@ impl Stage {
         let dir = stack.state_dir();
         write_private(&dir.join("serve.toml"), &serve_config(http, &stack, &identity, dir))?;
         write_private(&dir.join("agent.toml"), &agent_config(dir, stack.nats_url())?)?;
-        let temporary = state_dir.is_none();
+        let temporary = folder.map(TempDir::keep).is_some();
         Ok(Self { url: format!("http://{http}"), identity, pool, stack, temporary, processes: Vec::new() })
     }
 
@@ -94,8 +101,8 @@ impl Stage {
         self.stack.state_dir()
     }
 
-    pub fn stack(&self) -> &Devstack {
-        &self.stack
+    pub fn nats_url(&self) -> &str {
+        self.stack.nats_url()
     }
 
     pub fn api(&self, subject: &str, scope: Scope) -> anyhow::Result<Api> {
@@ -109,6 +116,7 @@ impl Stage {
             nats: self.stack.nats_url().to_owned(),
             token: self.identity.token(subject, Scope::Operate)?,
             config: self.dir().join("no-cli-config.toml"),
+            guardian: self.stack.guardian(),
             screen: screen.clone(),
         })
     }
@@ -121,12 +129,25 @@ impl Stage {
     pub fn restart(&mut self, name: &str) -> anyhow::Result<u32> {
         let process = self.processes.iter_mut().find(|process| process.name == name);
         let process = process.with_context(|| format!("no process {name}"))?;
-        process.restart(&self.stack)?;
+        process.restart(&self.stack.guardian())?;
         Ok(process.pid())
     }
 
+    /// Starts again whatever has ended, servers included; returns it with its new process id.
+    pub async fn revive(&mut self) -> anyhow::Result<Vec<(&'static str, u32)>> {
+        let before = self.pids();
+        // Both do nothing where the server runs.
+        self.stack.start_nats().await?;
+        self.stack.start_postgres().await?;
+        for name in self.ended() {
+            self.restart(name)?;
+        }
+        let known = |now: &(&str, u32)| before.iter().any(|was| was == now);
+        Ok(self.pids().into_iter().filter(|now| !known(now)).collect())
+    }
+
     /// Names of the processes that have ended.
-    pub fn ended(&mut self) -> Vec<&'static str> {
+    fn ended(&mut self) -> Vec<&'static str> {
         self.processes.iter_mut().filter_map(|process| process.ended().map(|_| process.name)).collect()
     }
 
@@ -165,10 +186,16 @@ impl Stage {
         result.map(|()| Some(dir))
     }
 
+    /// Starts a process of this binary, which logs beside the servers.
+    pub fn spawn(&self, name: &'static str, args: Vec<OsString>) -> anyhow::Result<Process> {
+        let log = self.dir().join("log").join(format!("{name}.log"));
+        Process::start(&self.stack.guardian(), name, log, args)
+    }
+
     fn start_process(&mut self, name: &'static str, command: &[&str], config: &str) -> anyhow::Result<()> {
         let mut args: Vec<OsString> = command.iter().map(OsString::from).collect();
         args.extend(["--config".into(), self.dir().join(config).into()]);
-        self.processes.push(Process::start(&self.stack, name, args)?);
+        self.processes.push(self.spawn(name, args)?);
         Ok(())
     }
 }
@@ -207,6 +234,12 @@ pub async fn until<T>(
     }
 }
 
+/// Where we are root, PostgreSQL's user must be able to pass through.
+fn temporary_folder() -> std::io::Result<TempDir> {
+    let permissions = std::fs::Permissions::from_mode(0o711);
+    tempfile::Builder::new().prefix("omnirelay-demo-").permissions(permissions).tempdir()
+}
+
 fn ledger_lock(dir: &Path) -> PathBuf {
     dir.join("ledger.lock")
 }
@@ -231,7 +264,7 @@ fn agent_config(dir: &Path, nats: &str) -> anyhow::Result<String> {
     let lock = ledger_lock(dir).display().to_string();
     let process = Table::from_iter([
         // Long enough for the proxy to read the registry, so that it has left before the process ends.
-        ("checkout".to_owned(), template(&[], "500ms")),
+        ("checkout".to_owned(), template(&[], "750ms")),
         // Nobody else can serve meanwhile: the sooner it ends, the sooner the next one starts.
         ("ledger".to_owned(), template(&["--exclusive", &lock], "0s")),
     ]);

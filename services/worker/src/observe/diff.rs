@@ -2,8 +2,8 @@
 //!
 //! | the peer                     | record, running                         | record, moving               | no record   |
 //! |------------------------------|-----------------------------------------|------------------------------|-------------|
-//! | lists it, is its owner       | the record follows                      | `ready`, `remaining` follow  |             |
-//! | lists it, is its target      |                                         | expected                     |             |
+//! | lists it, is its owner       | the record follows                      | what is observed follows     |             |
+//! | lists it, is its target      |                                         | expected, looked at again    |             |
 //! | lists it, is neither         | drift                                   | drift, unless two may run it | it appears  |
 //! | does not list it, is owner   | it goes                                 | the operation decides        |             |
 //!
@@ -39,7 +39,7 @@ pub struct Sight<'a> {
     pub suspicions: &'a Suspicions,
 }
 
-/// Something that contradicts the record, since when, and what the record said.
+/// Something that contradicts the record, or may do so soon; since when, and what the record said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suspicion {
     pub what: Suspect,
@@ -56,6 +56,9 @@ pub enum Suspect {
     Stray(Why),
     /// Released for good a moment ago, or new.
     Appeared,
+    /// It is on its way. What its next owner says of it often comes before the record names that owner, and is not said anew
+    /// afterwards: such a peer is looked at until the move is over.
+    Moving,
 }
 
 /// Why it is drift.
@@ -131,6 +134,12 @@ pub fn diff(sights: &[Sight<'_>], records: &Records, now: Instant) -> Diff {
                     if followed != *record {
                         diff.changed.insert(id.clone(), followed);
                     }
+                    if record.workload.state == WorkloadState::Moving {
+                        look.confirmed(id, Suspect::Moving, Some(record));
+                    }
+                }
+                Some(record) if is_promised(peer, record) => {
+                    look.confirmed(id, Suspect::Moving, Some(record));
                 }
                 Some(record) => {
                     if let Some(why) = stray(peer, record, observed)
@@ -219,19 +228,20 @@ fn adopted(peer: &PeerId, observed: &ObservedWorkload) -> WorkloadRecord {
     WorkloadRecord { workload, target: None }
 }
 
-/// The record as its owner sees it. During a move only what the operation does not decide.
+/// The record as its owner sees it. During a move only what the operation does not decide: where it can be reached (`unit`) is
+/// news of its new owner while the old one still ends its own.
 fn follow(record: &WorkloadRecord, observed: &ObservedWorkload) -> WorkloadRecord {
     let mut followed = record.clone();
     let workload = &mut followed.workload;
     workload.ready = observed.ready;
     workload.remaining = observed.remaining;
+    workload.unit.clone_from(&observed.unit);
     if workload.state == WorkloadState::Running {
         workload.service.clone_from(&observed.service);
         workload.load = observed.load;
         workload.labels.clone_from(&observed.labels);
         workload.handover = observed.handover;
         workload.restorable = observed.restorable;
-        workload.unit.clone_from(&observed.unit);
         workload.epoch = workload.epoch.max(observed.epoch);
     }
     followed
@@ -239,15 +249,19 @@ fn follow(record: &WorkloadRecord, observed: &ObservedWorkload) -> WorkloadRecor
 
 /// Why a peer that is not the owner should not list this; nothing where it may.
 fn stray(peer: &PeerId, record: &WorkloadRecord, observed: &ObservedWorkload) -> Option<Why> {
-    let moving = record.workload.state == WorkloadState::Moving;
-    if moving && record.target.as_ref() == Some(peer) {
+    if is_promised(peer, record) {
         return None;
     }
+    let moving = record.workload.state == WorkloadState::Moving;
     if observed.epoch > record.workload.epoch {
         return Some(Why::EpochAboveRecord);
     }
     // While it moves, two may run what need not be exclusive.
     (!moving || record.workload.handover == Handover::StopFirst).then_some(Why::NotOwner)
+}
+
+fn is_promised(peer: &PeerId, record: &WorkloadRecord) -> bool {
+    record.workload.state == WorkloadState::Moving && record.target.as_ref() == Some(peer)
 }
 
 fn snapshot(record: &WorkloadRecord) -> Snapshot {

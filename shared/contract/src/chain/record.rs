@@ -17,6 +17,8 @@ pub fn record_from_event(event: Event, position: u64, seq: u64, prev_hash: &str)
     let data = event.data;
     let facts = data.audit;
     let mut detail = data.detail;
+    let target = detail.get("target").and_then(Value::as_str).map(str::to_owned);
+    let target = target.filter(|_| event.subject.starts_with("operations/") || event.subject.starts_with("access/"));
     if let Some(own) = detail.insert("type".to_owned(), Value::String(event.kind)) {
         detail.insert("data.type".to_owned(), own);
     }
@@ -47,7 +49,8 @@ pub fn record_from_event(event: Event, position: u64, seq: u64, prev_hash: &str)
         at: whole_micros(event.time),
         actor,
         verb: storable(facts.verb),
-        target: storable(event.subject),
+        // An operation's record is about what the operation is about; which operation it was stands beside it.
+        target: storable(target.unwrap_or(event.subject)),
         operation: data.operation,
         reason: facts.reason.map(storable),
         change_ticket: facts.change_ticket.map(storable),

@@ -328,7 +328,10 @@ impl Stepper<'_> {
         }
         let tries = ask.tries + 1;
         let ending = matches!(self.run.phase, Phase::Stopping | Phase::Unwinding { .. });
-        if ending && tries >= UNDO_TRIES {
+        // What its target runs already need not wait for the old copy once the deadline has passed.
+        let runs_elsewhere = matches!(self.run.phase, Phase::Stopping)
+            && self.run.moves.get(id).is_some_and(|m| m.handover == Handover::StartFirst && m.copy.is_some());
+        if ending && (tries >= UNDO_TRIES || runs_elsewhere) {
             return self.abandon_release(id, why);
         }
         self.put(

@@ -95,6 +95,29 @@ fn during_a_move_the_operation_decides() {
 }
 
 #[test]
+fn a_new_owner_that_spoke_too_early_is_looked_at_again() {
+    let (target, now, none) = ("b", Instant::now(), Suspicions::new());
+    let unit = Some("w@127.0.0.1:4000".to_owned());
+    let mut beat = heartbeat(target, "c");
+    beat.workloads = vec![ObservedWorkload { unit: unit.clone(), ..seen(4, Handover::StartFirst) }];
+    let sight = Sight { heartbeat: &beat, received: now, fresh: false, suspicions: &none };
+    let look = |record: &WorkloadRecord| diff(&[sight], &records(Some(record)), now);
+    let open = |diff: &Diff| diff.suspicions[&beat.peer].values().map(|s| s.what).collect::<Vec<_>>();
+
+    let promised = moving("a", target, 4, Handover::StartFirst);
+    assert_eq!((word(&look(&promised)), open(&look(&promised))), (String::new(), vec![Suspect::Moving]));
+    // It owns it, while the source still ends its own.
+    let mut owned = promised;
+    owned.workload.peer = beat.peer.clone();
+    let found = look(&owned);
+    assert_eq!(found.changed.values().next().map(|record| &record.workload.unit), Some(&unit));
+    assert_eq!(open(&found), [Suspect::Moving]);
+    let settled = record(target, 4, Handover::StartFirst);
+    let found = look(&settled);
+    assert_eq!((word(&found), open(&found)), ("changes".to_owned(), vec![]));
+}
+
+#[test]
 fn a_contradiction_needs_a_later_heartbeat_and_the_same_record() {
     let before = record("a", 1, Handover::StartFirst);
     let soon = Duration::from_millis(500);
