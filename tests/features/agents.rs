@@ -137,6 +137,12 @@ async fn a_killed_agent_takes_its_processes_over_when_it_is_back() {
     })
     .await;
     assert_eq!(processes_that_mention(&marker(folder)), pids, "none was restarted");
-    assert!(again.stop().await.success());
+    let log = again.last_words();
+    let status = again.stop().await;
+    assert!(
+        status.success(),
+        "{status}: {log} … {}",
+        std::fs::read_to_string(folder.join("web-a.log")).unwrap_or_default()
+    );
     eventually("all children end", PATIENCE, async || children(folder).is_empty().then_some(())).await;
 }

@@ -44,13 +44,17 @@ async fn the_env_file_is_as_the_contract_says() {
     }
     assert_eq!(subjects.len(), 4, "{subjects:?}");
     let api = stack.api(Role::Read);
-    let states: Vec<Value> = api.list("/control/clusters").await.iter().map(|cluster| cluster["state"].clone()).collect();
+    let states: Vec<Value> =
+        api.list("/control/clusters").await.iter().map(|cluster| cluster["state"].clone()).collect();
     assert_eq!(states, ["active", "passive"], "the first is active");
     let peers = api.list("/control/peers").await;
     let ids: Vec<&str> = peers.iter().filter_map(|peer| peer["id"].as_str()).collect();
     assert_eq!(ids, ["cluster-1-peer-1", "cluster-1-peer-2", "cluster-2-peer-1", "cluster-2-peer-2"]);
     for peer in &peers {
-        assert_eq!((&peer["health"], &peer["workloads"], &peer["state"]), (&json!("healthy"), &json!(3), &json!("active")));
+        assert_eq!(
+            (&peer["health"], &peer["workloads"], &peer["state"]),
+            (&json!("healthy"), &json!(3), &json!("active"))
+        );
     }
 }
 
@@ -87,7 +91,11 @@ async fn the_same_directory_resumes_after_sigterm_and_after_kill_9() {
     let ended = mesh.operator.ended(&operation).await;
     assert_eq!(ended["state"], "succeeded", "{ended}");
     let placement = mesh.registry().await.placement();
-    assert_eq!(placement.keys().collect::<Vec<_>>(), registry.placement().keys().collect::<Vec<_>>(), "nothing is lost");
+    assert_eq!(
+        placement.keys().collect::<Vec<_>>(),
+        registry.placement().keys().collect::<Vec<_>>(),
+        "nothing is lost"
+    );
     assert!(placement.values().all(|peer| *peer != third), "{placement:?}");
     let records = records_of(&mesh.reader, &operation, "succeeded").await;
     assert!(records.windows(2).all(|pair| pair[0]["position"].as_u64() < pair[1]["position"].as_u64()));

@@ -30,7 +30,7 @@ pub fn drain(
         let target = match workload.handover {
             Handover::ReleaseOnly => None,
             Handover::StartFirst | Handover::StopFirst => {
-                match place(candidates, &promised, workload.load, &workload.labels, &[]) {
+                match place(candidates, &peer.id, &promised, workload.load, &workload.labels, &[]) {
                     Ok(target) => Some(target.clone()),
                     Err(NoCapacity(why)) => {
                         blocked(BlockerCode::NoCapacity, workload.id.to_string(), why);

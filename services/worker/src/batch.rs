@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use omnirelay_contract::audit::Actor;
 use omnirelay_store::effects::NewEffect;
-use omnirelay_store::operations::WorkRow;
+use omnirelay_store::operations::{Saved, WorkRow};
 use omnirelay_store::reads::{mutated_dto, peer_dto};
 use omnirelay_store::{PgConnection, PgPool, StoreError, effects, operations, registry};
 use omnirelay_workflow::operation::{State, Verb};
@@ -176,10 +176,8 @@ async fn write(
     }
     let (peers, workloads, deleted) = records.changed();
     let rows: Vec<&WorkRow> = loaded.iter().map(|op| &op.work).collect();
-    operations::save(tx, &rows, &unlock).await?;
-    if !peers.is_empty() {
-        registry::save_peers(tx, &peers).await?;
-    }
+    let events = &decided.log.events;
+    operations::save(tx, &Saved { operations: &rows, peers: &peers, unlock: &unlock, events }).await?;
     if !workloads.is_empty() {
         registry::save_workloads(tx, &workloads).await?;
     }
@@ -197,9 +195,6 @@ async fn write(
     }
     if !decided.effects.is_empty() {
         effects::insert(tx, &decided.effects).await?;
-    }
-    if !decided.log.events.is_empty() {
-        omnirelay_store::events::insert(tx, &decided.log.events).await?;
     }
     applied.effects = decided.effects;
     Ok(applied)

@@ -1,6 +1,7 @@
 //! The part of the registry that a batch works on: loaded under locks, changed in memory, written back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use omnirelay_store::registry::{PeerRecord, WorkloadRecord};
 use omnirelay_workflow::drain::{Change, World};
@@ -13,7 +14,9 @@ pub struct Records {
     pub peers: BTreeMap<PeerId, PeerRecord>,
     workloads: BTreeMap<WorkloadId, WorkloadRecord>,
     by_owner: HashMap<PeerId, BTreeSet<WorkloadId>>,
-    clusters: HashMap<ClusterId, Vec<Candidate>>,
+    /// How many of these workloads are promised to a peer that does not own them yet.
+    inbound: HashMap<PeerId, u32>,
+    clusters: HashMap<ClusterId, Arc<Vec<Candidate>>>,
     /// Where a peer stands in its cluster's list.
     places: HashMap<PeerId, (ClusterId, usize)>,
     pub changed_peers: BTreeSet<PeerId>,
@@ -30,12 +33,15 @@ impl Records {
         for record in workloads {
             let id = record.workload.id.clone();
             self.by_owner.entry(record.workload.peer.clone()).or_default().insert(id.clone());
+            if let Some(target) = promised(&record) {
+                *self.inbound.entry(target).or_default() += 1;
+            }
             self.workloads.insert(id, record);
         }
         for (cluster, candidate) in candidates {
             let list = self.clusters.entry(cluster.clone()).or_default();
             self.places.insert(candidate.peer.clone(), (cluster, list.len()));
-            list.push(candidate);
+            Arc::make_mut(list).push(candidate);
         }
         self
     }
@@ -48,18 +54,12 @@ impl Records {
             .filter_map(|id| self.workloads.get(id))
             .map(|record| (record.workload.id.clone(), record.workload.clone()))
             .collect();
-        let inbound = self
-            .workloads
-            .values()
-            .filter(|record| record.target.as_ref() == Some(&peer.id) && record.workload.peer != peer.id)
-            .count();
-        let cluster = self.clusters.get(&peer.cluster).map_or(&[][..], Vec::as_slice);
         World {
             source_health: self.candidate(&peer.id).map(|c| c.health),
             mark: Some(peer.mark),
-            inbound: inbound as u32,
+            inbound: self.inbound.get(&peer.id).copied().unwrap_or(0),
             workloads,
-            candidates: cluster.iter().filter(|c| c.peer != peer.id).cloned().collect(),
+            candidates: self.clusters.get(&peer.cluster).cloned().unwrap_or_default(),
         }
     }
 
@@ -125,7 +125,8 @@ impl Records {
 
     fn candidate_mut(&mut self, peer: &PeerId) -> Option<&mut Candidate> {
         let (cluster, place) = self.places.get(peer)?;
-        self.clusters.get_mut(cluster)?.get_mut(*place)
+        // No world outlives the step that it was made for, so nothing is copied here.
+        Arc::make_mut(self.clusters.get_mut(cluster)?).get_mut(*place)
     }
 
     fn with_workload(&mut self, id: &WorkloadId, change: impl FnOnce(&mut WorkloadRecord)) {
@@ -146,7 +147,11 @@ impl Records {
         } else {
             owned.remove(&record.workload.id);
         }
-        let promised = record.target.clone().filter(|target| *target != owner);
+        let promised = promised(record);
+        if let Some(target) = &promised {
+            let inbound = self.inbound.entry(target.clone()).or_default();
+            *inbound = if there { *inbound + 1 } else { inbound.saturating_sub(1) };
+        }
         for peer in std::iter::once(owner).chain(promised) {
             if let Some(candidate) = self.candidate_mut(&peer) {
                 candidate.load = if there {
@@ -169,4 +174,9 @@ impl Records {
     pub fn workload(&self, id: &WorkloadId) -> Option<&WorkloadRecord> {
         self.workloads.get(id)
     }
+}
+
+/// The peer that a workload is promised to, where that is not its owner.
+fn promised(record: &WorkloadRecord) -> Option<PeerId> {
+    record.target.clone().filter(|target| *target != record.workload.peer)
 }

@@ -3,8 +3,10 @@
 use omnirelay_workflow::{OperationId, Timestamp};
 use sqlx::{PgConnection, PgPool, Row};
 
+use crate::events::NewEvent;
 use crate::reads::OperationRow;
 use crate::reads::operations::{from_row, operation_columns};
+use crate::registry::PeerRecord;
 use crate::statement::statements;
 use crate::{StoreError, ToSqlx};
 
@@ -33,21 +35,36 @@ statements! {
         order by o.id
         for update of o");
 
-    SAVE_OPERATIONS = "
-        update operations o set
-            state = u.state, phase = u.phase, progress = u.progress, blockers = u.blockers, run = u.run,
-            changed = u.changed, result = u.result, error = u.error, resource = u.resource, started_at = u.started_at,
-            finished_at = u.finished_at, deadline_at = u.deadline_at, wake_at = u.wake_at,
-            stepped_at = clock_timestamp(), event_seq = u.event_seq, revision = u.revision, progress_at = u.progress_at
-        from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bool[], $8::text[],
-                    $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[],
-                    $14::timestamptz[], $15::int8[], $16::int8[], $17::timestamptz[])
-            as u (id, state, phase, progress, blockers, run, changed, result, error, resource, started_at, finished_at,
-                  deadline_at, wake_at, event_seq, revision, progress_at)
-        where o.id = u.id";
-
-    UNLOCK = "
-        delete from operation_locks where operation = any($1)";
+    // What a batch of steps decided, in one round trip: `ops` the operations, `held` the peers, `freed` the locks of what has
+    // ended, and the events in their order.
+    SAVE = "
+        with ops as (
+            update operations o set
+                state = u.state, phase = u.phase, progress = u.progress, blockers = u.blockers, run = u.run,
+                changed = u.changed, result = u.result, error = u.error, resource = u.resource,
+                started_at = u.started_at, finished_at = u.finished_at, deadline_at = u.deadline_at,
+                wake_at = u.wake_at, stepped_at = clock_timestamp(), event_seq = u.event_seq, revision = u.revision,
+                progress_at = u.progress_at
+            from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bool[], $8::text[],
+                        $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[],
+                        $14::timestamptz[], $15::int8[], $16::int8[], $17::timestamptz[])
+                as u (id, state, phase, progress, blockers, run, changed, result, error, resource, started_at,
+                      finished_at, deadline_at, wake_at, event_seq, revision, progress_at)
+            where o.id = u.id
+        ),
+        held as (
+            update peers p set holds = u.holds::json, drain_mark = u.drain_mark, revision = u.revision
+            from unnest($18::text[], $19::text[], $20::text[], $21::int8[]) as u (id, holds, drain_mark, revision)
+            where p.id = u.id
+        ),
+        freed as (
+            delete from operation_locks where operation = any($22::uuid[])
+        )
+        insert into events (event_id, resource, nats_subject, operation, payload)
+        select event_id, resource, nats_subject, operation, payload
+        from unnest($23::uuid[], $24::text[], $25::text[], $26::uuid[], $27::text[]) with ordinality
+            as u (event_id, resource, nats_subject, operation, payload, n)
+        order by n";
 
     WAKE = "
         update operations set wake_at = clock_timestamp()
@@ -126,25 +143,50 @@ pub async fn lock(
     Ok((work, now))
 }
 
-/// Writes operations back, and frees the locks of `unlock`.
-pub async fn save(connection: &mut PgConnection, rows: &[&WorkRow], unlock: &[OperationId]) -> Result<(), StoreError> {
+/// What a batch writes about operations and their peers.
+#[derive(Debug)]
+pub struct Saved<'a> {
+    pub operations: &'a [&'a WorkRow],
+    pub peers: &'a [&'a PeerRecord],
+    /// Operations whose locks are free again.
+    pub unlock: &'a [OperationId],
+    /// In this order.
+    pub events: &'a [NewEvent],
+}
+
+/// Writes a batch back, in one round trip.
+pub async fn save(connection: &mut PgConnection, saved: &Saved<'_>) -> Result<(), StoreError> {
     macro_rules! column {
-        ($($path:ident).+) => { rows.iter().map(|work| work.$($path).+.clone()).collect::<Vec<_>>() };
+        ($($path:ident).+) => { saved.operations.iter().map(|work| work.$($path).+.clone()).collect::<Vec<_>>() };
         (time $($path:ident).+) => {
-            rows.iter().map(|work| work.$($path).+.map(ToSqlx::to_sqlx)).collect::<Vec<_>>()
+            saved.operations.iter().map(|work| work.$($path).+.map(ToSqlx::to_sqlx)).collect::<Vec<_>>()
         };
+        (text $($path:ident).+) => {
+            saved.operations.iter().map(|work| work.$($path).+.as_str()).collect::<Vec<_>>()
+        };
+        (maybe $($path:ident).+) => {
+            saved.operations.iter().map(|work| work.$($path).+.as_deref()).collect::<Vec<_>>()
+        };
+        (peer |$peer:ident| $value:expr) => { saved.peers.iter().map(|$peer| $value).collect::<Vec<_>>() };
+        (event |$event:ident| $value:expr) => { saved.events.iter().map(|$event| $value).collect::<Vec<_>>() };
     }
-    sqlx::query(SAVE_OPERATIONS)
+    let holds = saved
+        .peers
+        .iter()
+        .map(|peer| serde_json::to_string(&peer.holds))
+        .collect::<Result<Vec<String>, _>>()
+        .map_err(|error| StoreError::corrupt("a peer's holds", error))?;
+    sqlx::query(SAVE)
         .bind(column!(row.id))
-        .bind(column!(row.state))
-        .bind(column!(row.phase))
-        .bind(column!(row.progress))
-        .bind(column!(row.blockers))
-        .bind(column!(run))
+        .bind(column!(text row.state))
+        .bind(column!(maybe row.phase))
+        .bind(column!(text row.progress))
+        .bind(column!(text row.blockers))
+        .bind(column!(maybe run))
         .bind(column!(row.changed))
-        .bind(column!(row.result))
-        .bind(column!(row.error))
-        .bind(column!(row.resource))
+        .bind(column!(maybe row.result))
+        .bind(column!(maybe row.error))
+        .bind(column!(maybe row.resource))
         .bind(column!(time row.started_at))
         .bind(column!(time row.finished_at))
         .bind(column!(time row.deadline_at))
@@ -152,11 +194,18 @@ pub async fn save(connection: &mut PgConnection, rows: &[&WorkRow], unlock: &[Op
         .bind(column!(row.event_seq))
         .bind(column!(row.revision))
         .bind(column!(time progress_at))
-        .execute(&mut *connection)
+        .bind(column!(peer | peer | peer.id.as_str()))
+        .bind(holds)
+        .bind(column!(peer | peer | peer.mark.as_str()))
+        .bind(column!(peer | peer | peer.revision))
+        .bind(saved.unlock)
+        .bind(column!(event | event | event.id))
+        .bind(column!(event | event | event.resource.as_str()))
+        .bind(column!(event | event | event.nats_subject.as_str()))
+        .bind(column!(event | event | event.operation))
+        .bind(column!(event | event | event.payload.as_str()))
+        .execute(connection)
         .await?;
-    if !unlock.is_empty() {
-        sqlx::query(UNLOCK).bind(unlock).execute(connection).await?;
-    }
     Ok(())
 }
 

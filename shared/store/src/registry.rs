@@ -61,11 +61,6 @@ statements! {
         where p.cluster = any($1)
         order by p.id";
 
-    SAVE_PEERS = "
-        update peers p set holds = u.holds::json, drain_mark = u.drain_mark, revision = u.revision
-        from unnest($1::text[], $2::text[], $3::text[], $4::int8[]) as u (id, holds, drain_mark, revision)
-        where p.id = u.id";
-
     SAVE_WORKLOADS = "
         insert into workloads (id, service, peer, load, labels, handover, restorable, ready, remaining, unit, epoch, state,
                                operation, target)
@@ -171,19 +166,6 @@ pub async fn candidates(
             Ok((text(row, 1, "a peer's cluster")?, candidate))
         })
         .collect()
-}
-
-pub async fn save_peers(connection: &mut PgConnection, peers: &[&PeerRecord]) -> Result<(), StoreError> {
-    let ids: Vec<&str> = peers.iter().map(|peer| peer.id.as_str()).collect();
-    let holds = peers
-        .iter()
-        .map(|peer| serde_json::to_string(&peer.holds))
-        .collect::<Result<Vec<String>, _>>()
-        .map_err(|error| StoreError::corrupt("a peer's holds", error))?;
-    let marks: Vec<&str> = peers.iter().map(|peer| peer.mark.as_str()).collect();
-    let revisions: Vec<i64> = peers.iter().map(|peer| peer.revision).collect();
-    sqlx::query(SAVE_PEERS).bind(ids).bind(holds).bind(marks).bind(revisions).execute(connection).await?;
-    Ok(())
 }
 
 /// Writes workloads, new ones too.

@@ -39,6 +39,7 @@ mod model;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use state::*;
@@ -71,8 +72,9 @@ pub struct World {
     pub inbound: u32,
     /// The records of what the source owns and of every workload that the drain has touched.
     pub workloads: BTreeMap<WorkloadId, Workload>,
-    /// The other peers of the cluster. Their `load` includes what is promised to them.
-    pub candidates: Vec<Candidate>,
+    /// The peers of the cluster, shared by all drains of a batch; the source may be among them and is never chosen. Their
+    /// `load` includes what is promised to them.
+    pub candidates: Arc<Vec<Candidate>>,
 }
 
 /// Everything that can happen to a drain.

@@ -29,12 +29,13 @@ pub struct Candidate {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoCapacity(pub String);
 
-/// The peer that should take a workload of `load` and `labels`.
+/// The peer that should take a workload of `load` and `labels` from `source`, which may be among the candidates.
 ///
 /// `inbound` is load already promised to a peer by moves in flight; `avoid` are peers that failed to acquire it, taken
 /// only when nobody else is left.
 pub fn place<'a>(
     candidates: &'a [Candidate],
+    source: &PeerId,
     inbound: &BTreeMap<PeerId, u32>,
     load: u32,
     labels: &Labels,
@@ -43,7 +44,7 @@ pub fn place<'a>(
     let planned = |c: &Candidate| c.load.saturating_add(inbound.get(&c.peer).copied().unwrap_or(0));
     candidates
         .iter()
-        .filter(|c| c.health == Health::Healthy && c.schedulable && allows(c, labels))
+        .filter(|c| c.peer != *source && c.health == Health::Healthy && c.schedulable && allows(c, labels))
         .filter(|c| c.capacity == 0 || planned(c).saturating_add(load) <= c.capacity)
         .min_by(|a, b| {
             let avoided = |c: &Candidate| avoid.contains(&c.peer);
@@ -53,7 +54,7 @@ pub fn place<'a>(
                 .then_with(|| a.peer.cmp(&b.peer))
         })
         .map(|c| &c.peer)
-        .ok_or_else(|| NoCapacity(explain(candidates, inbound, load, labels)))
+        .ok_or_else(|| NoCapacity(explain(candidates, source, inbound, load, labels)))
 }
 
 fn allows(candidate: &Candidate, labels: &Labels) -> bool {
@@ -69,11 +70,18 @@ fn fill(load_a: u32, capacity_a: u32, load_b: u32, capacity_b: u32) -> Ordering 
     (u64::from(load_a) * capacity(capacity_b)).cmp(&(u64::from(load_b) * capacity(capacity_a)))
 }
 
-fn explain(candidates: &[Candidate], inbound: &BTreeMap<PeerId, u32>, load: u32, labels: &Labels) -> String {
-    if candidates.is_empty() {
+fn explain(
+    candidates: &[Candidate],
+    source: &PeerId,
+    inbound: &BTreeMap<PeerId, u32>,
+    load: u32,
+    labels: &Labels,
+) -> String {
+    let others: Vec<&Candidate> = candidates.iter().filter(|c| c.peer != *source).collect();
+    if others.is_empty() {
         return "the cluster has no other peer".to_owned();
     }
-    let allowed: Vec<&Candidate> = candidates.iter().filter(|c| allows(c, labels)).collect();
+    let allowed: Vec<&Candidate> = others.into_iter().filter(|c| allows(c, labels)).collect();
     if allowed.is_empty() {
         let wants: Vec<String> = labels
             .iter()
@@ -113,7 +121,7 @@ mod tests {
     }
 
     fn check(candidates: &[Candidate], load: u32, labels: &Labels, avoid: &[PeerId], expect: Result<&str, &str>) {
-        let got = place(candidates, &BTreeMap::new(), load, labels, avoid);
+        let got = place(candidates, &peer("source"), &BTreeMap::new(), load, labels, avoid);
         assert_eq!(
             got.map(PeerId::as_str),
             expect.map_err(|text| NoCapacity(text.to_owned())).as_ref().map_err(Clone::clone).copied()
@@ -152,7 +160,7 @@ mod tests {
     fn load_that_is_on_its_way_counts() {
         let inbound = BTreeMap::from([(peer("a"), 9)]);
         let candidates = [candidate("a", 0, 10), candidate("b", 5, 10)];
-        let got = place(&candidates, &inbound, 2, &Labels::new(), &[]);
+        let got = place(&candidates, &peer("source"), &inbound, 2, &Labels::new(), &[]);
         assert_eq!(got, Ok(&peer("b")));
     }
 }

@@ -100,7 +100,7 @@ impl Stepper<'_> {
     /// The best target, or a blocker and a later look. The longer it could not go anywhere, the rarer the look.
     fn choose(&mut self, id: &WorkloadId) -> Option<PeerId> {
         let m = self.run.moves.get_mut(id)?;
-        let delay = match place(&self.world.candidates, &self.promised, m.load, &m.labels, &m.tried) {
+        let delay = match place(&self.world.candidates, &self.run.peer, &self.promised, m.load, &m.labels, &m.tried) {
             Ok(target) if !m.tried.contains(target) => return Some(target.clone()),
             Ok(_) => {
                 // Everybody who could has failed. What the last of them said stays the blocker; a new round comes later.

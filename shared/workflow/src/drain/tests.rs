@@ -5,6 +5,8 @@ mod unwinding;
 
 use serde_json::{Value, json};
 
+use std::sync::Arc;
+
 use super::model::{OTHERS_HOLD, OWN_HOLD, peer, record_of, workload};
 use super::*;
 use crate::resource::{Handover, Labels, WorkloadState};
@@ -57,7 +59,7 @@ fn drain(kinds: &[Handover], params: DrainParams) -> Play {
         mark: Some(DrainMark::None),
         inbound: 0,
         workloads: records.map(|w| (w.id.clone(), w)).collect(),
-        candidates: vec![candidate("t1"), candidate("t2")],
+        candidates: Arc::new(vec![candidate("t1"), candidate("t2")]),
     };
     let step = start(request(params), &world, Timestamp::UNIX_EPOCH);
     let mut play = Play {
@@ -326,13 +328,13 @@ fn a_release_that_takes_longer_than_a_command_is_busy_not_unreachable() {
 #[test]
 fn without_capacity_it_waits_and_looks_again() {
     let mut play = drain(&[StopFirst], DrainParams::default());
-    play.world.candidates.iter_mut().for_each(|c| c.schedulable = false);
+    Arc::make_mut(&mut play.world.candidates).iter_mut().for_each(|c| c.schedulable = false);
     play.done("cordon s");
     let why = "no-capacity w0: of 2 peers that could take it 2 are cordoned and 0 are not healthy";
     assert_eq!((play.asked.len(), play.blockers()), (0, vec![why.to_owned()]));
     assert!(play.wake_at.is_some());
     assert_eq!(play.owner("w0"), "s", "what cannot go anywhere is not stopped");
-    play.world.candidates[1].schedulable = true;
+    Arc::make_mut(&mut play.world.candidates)[1].schedulable = true;
     play.wait(1);
     assert_eq!(play.asked, ["release w0 s"]);
 }

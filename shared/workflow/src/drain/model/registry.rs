@@ -28,7 +28,7 @@ impl Sim {
             mark: Some(self.mark),
             inbound: 0,
             workloads: self.records.clone(),
-            candidates,
+            candidates: std::sync::Arc::new(candidates),
         }
     }
 

@@ -41,7 +41,7 @@ fn a_cancel_while_cordoning_has_nothing_to_undo() {
 #[test]
 fn a_cancel_while_waiting_for_capacity_leaves_it_untouched() {
     let mut play = drain(&[StartFirst], DrainParams::default());
-    play.world.candidates.clear();
+    std::sync::Arc::make_mut(&mut play.world.candidates).clear();
     play.done("cordon s");
     assert_eq!(play.blockers(), ["no-capacity w0: the cluster has no other peer"]);
     play.cancel(false).expect("in time");
