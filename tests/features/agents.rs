@@ -107,13 +107,19 @@ async fn real_processes_move_with_a_drain_come_back_with_a_cancel_and_end_with_t
     assert_eq!(children_of(second.id()).len(), 3);
     assert_eq!(children_of(first.id()), Vec::<u32>::new());
     listed(&reader, "web-b", 3).await;
-    // Each answers where the registry says that it is.
-    for workload in reader.list("/control/peers/web-b/workloads").await {
-        let unit = workload["unit"].as_str().expect("its endpoint").to_owned();
-        let (name, address) = unit.split_once('@').expect("name@address");
-        let answer = Api::new(&format!("http://{address}"), None).get("/").send().await;
-        assert_eq!(answer.body, json!(name));
-    }
+    // Each answers where the registry says that it is, as soon as the agent has told it.
+    eventually_ok("the registry knows every endpoint", PATIENCE, async || {
+        for workload in reader.list("/control/peers/web-b/workloads").await {
+            let unit = workload["unit"].as_str().ok_or("no unit yet")?.to_owned();
+            let (name, address) = unit.split_once('@').ok_or("not name@address")?;
+            let answer = Api::new(&format!("http://{address}"), None).get("/").try_send().await;
+            if answer.map_err(|error| error.to_string())?.body != json!(name) {
+                return Err(format!("{unit} is somebody else"));
+            }
+        }
+        Ok(())
+    })
+    .await;
 
     assert!(second.stop().await.success());
     assert!(first.stop().await.success());
@@ -130,6 +136,9 @@ async fn a_killed_agent_takes_its_processes_over_when_it_is_back() {
     let pids = processes_that_mention(&marker(folder));
     first.kill_9();
     let again = agent(&stack, "web-a", &["web-1:web", "web-2:web", "web-3:web"]);
+    // The registry cannot tell yet: it still shows what the killed one said. The log is shared by both.
+    let runs = async || (again.log().matches("the agent runs").count() == 2).then_some(());
+    eventually("the second agent runs", PATIENCE, runs).await;
     listed(&reader, "web-a", 3).await;
     eventually_ok("each runs once", PATIENCE, async || {
         let now = children(folder);
@@ -137,12 +146,7 @@ async fn a_killed_agent_takes_its_processes_over_when_it_is_back() {
     })
     .await;
     assert_eq!(processes_that_mention(&marker(folder)), pids, "none was restarted");
-    let log = again.last_words();
     let status = again.stop().await;
-    assert!(
-        status.success(),
-        "{status}: {log} … {}",
-        std::fs::read_to_string(folder.join("web-a.log")).unwrap_or_default()
-    );
+    assert!(status.success(), "{status}");
     eventually("all children end", PATIENCE, async || children(folder).is_empty().then_some(())).await;
 }

@@ -7,7 +7,7 @@ use omnirelay_tests::{
 };
 use serde_json::{Value, json};
 
-fn operations(list: Vec<Value>) -> BTreeSet<(String, String)> {
+fn operations(list: &[Value]) -> BTreeSet<(String, String)> {
     let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
     list.iter().map(|operation| (text(&operation["id"]), text(&operation["state"]))).collect()
 }
@@ -67,7 +67,7 @@ async fn the_same_directory_resumes_after_sigterm_and_after_kill_9() {
     assert_eq!(mesh.drained(&drained, &json!({})).await["state"], "succeeded");
     mesh.cordon(&mesh.admin, &cordoned).await;
     let registry = mesh.registry().await;
-    let done = operations(mesh.reader.list("/control/operations").await);
+    let done = operations(&mesh.reader.list("/control/operations").await);
     let token = stack.token(Role::Operate).to_owned();
 
     // SIGTERM: an orderly end, and nothing of it left.
@@ -77,7 +77,7 @@ async fn the_same_directory_resumes_after_sigterm_and_after_kill_9() {
     stack.start_again().await;
     mesh = mesh.again(&stack);
     assert_eq!(mesh.registry().await.differences(&registry), Vec::<String>::new());
-    assert_eq!(operations(mesh.reader.list("/control/operations").await), done);
+    assert_eq!(operations(&mesh.reader.list("/control/operations").await), done);
     let old = mesh.operator.with_token(Some(&token));
     old.get("/control/peers").send().await.expect(200);
 

@@ -139,8 +139,8 @@ impl Api {
     /// The peer once it is as wanted.
     pub async fn peer_that(&self, what: &str, id: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         eventually_ok(format!("peer {id} {what}"), PATIENCE, async || {
-            let peer = self.read(&format!("/control/peers/{id}")).await;
-            if wanted(&peer) { Ok(peer) } else { Err(peer) }
+            let answer = self.get(&format!("/control/peers/{id}")).send().await;
+            if answer.status == 200 && wanted(&answer.body) { Ok(answer.body) } else { Err(answer.body) }
         })
         .await
     }

@@ -162,6 +162,10 @@ pub async fn body<T: DeserializeOwned + Default>(headers: &HeaderMap, body: Body
     if !essence.eq_ignore_ascii_case("application/json") {
         return Err(Refusal::new(Code::UnsupportedMediaType, "send the body as `Content-Type: application/json`"));
     }
+    // A derived struct would take an array too, its members by their order.
+    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+        return Err(Refusal::invalid("the body is not a JSON object: {} is the smallest"));
+    }
     match Json::<T>::from_bytes(&bytes) {
         Ok(Json(body)) => Ok(body),
         Err(rejection) => {

@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use omnirelay_devstack::Guardian;
@@ -9,6 +10,9 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
 use super::process::omnirelay;
 use super::report::Screen;
+
+/// No command of the demo takes nearly as long.
+const LIMIT: Duration = Duration::from_secs(45);
 
 /// Somebody with a token at a terminal.
 #[derive(Clone)]
@@ -61,9 +65,16 @@ impl Operator {
         // One that has ended already needs no guard.
         let _guard = child.id().and_then(|pid| self.guardian.guard(pid).ok());
         let (out, err) = (child.stdout.take(), child.stderr.take());
-        let (stdout, _stderr) = tokio::join!(self.read(out, quote), self.read(err, quote));
-        let status = child.wait().await.context("a command cannot be waited for")?;
-        Ok(Ran { exit: status.code(), stdout: stdout? })
+        let ended = async {
+            let (stdout, _stderr) = tokio::join!(self.read(out, quote), self.read(err, quote));
+            let status = child.wait().await.context("a command cannot be waited for")?;
+            anyhow::Ok(Ran { exit: status.code(), stdout: stdout? })
+        };
+        // A follower waits for a lost API for as long as it takes; the demo does not.
+        let line = shown(line);
+        tokio::time::timeout(LIMIT, ended)
+            .await
+            .with_context(|| format!("`omnirelay {line}` did not end within {} s", LIMIT.as_secs()))?
     }
 
     async fn read(&self, from: Option<impl AsyncRead + Unpin>, quote: bool) -> anyhow::Result<String> {

@@ -97,7 +97,7 @@ impl Screen {
     fn draw(&self, text: &str) {
         let status = if self.counted().is_empty() { String::new() } else { self.status() };
         let _ = (&self.term).write_all(format!("\r\x1b[2K{text}{status}").as_bytes());
-        let _ = (&self.term).flush();
+        let _ = self.term.flush();
     }
 
     fn status(&self) -> String {
