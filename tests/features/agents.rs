@@ -32,7 +32,7 @@ driver = "process"
 start = {start:?}
 
 [peer.process.web]
-command = ["{WEB}", "{{port}}", "{{workload}}", "{peer}", "{marker}"]
+command = ["{WEB}", "{{port}}", "{{workload}}", "{peer}", "{marker}", "{lives}"]
 ready = "http://127.0.0.1:{{port}}/ready"
 stop_grace = "3s"
 
@@ -43,6 +43,7 @@ handover = "start-first"
         nats = stack.nats_url(),
         state = folder.join(format!("{peer}-state")).display(),
         marker = marker(folder),
+        lives = folder.display(),
     );
     std::fs::write(&config, text).expect("a configuration");
     let mut command = Command::new(binary());
@@ -60,7 +61,7 @@ fn children(folder: &Path) -> BTreeMap<String, Vec<String>> {
     let mut running: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for line in processes_that_mention(&marker(folder)).into_values() {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let (workload, peer) = (words[words.len() - 3], words[words.len() - 2]);
+        let (workload, peer) = (words[words.len() - 4], words[words.len() - 3]);
         running.entry(workload.to_owned()).or_default().push(peer.to_owned());
     }
     running

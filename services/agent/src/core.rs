@@ -26,7 +26,9 @@ use crate::observe::Observer;
 use crate::reports::Reports;
 
 /// A ready check is repeated after this, doubling up to the maximum.
-const READY_POLL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+const READY_POLL: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(1));
+/// What is not ready after this is told.
+const NOT_READY_GRACE: Duration = Duration::from_secs(1);
 /// A busy release is asked again after this, doubling up to the maximum.
 const BUSY_POLL: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 /// How often a change of an interim message is reported at most.
@@ -225,6 +227,7 @@ impl Core {
 
     async fn acquire(&self, command: &Command, newest: &mut watch::Receiver<(CommandVerb, u64)>) -> Option<Outcome> {
         let id = &command.workload.as_ref()?.id;
+        let begun = Instant::now();
         let mut interim = Interim::default();
         let mut pause = READY_POLL.0;
         let mut verb = Verb::Acquire;
@@ -249,7 +252,10 @@ impl Core {
                 return Some(Outcome::Done);
             }
             let message = not_ready(&answer, id);
-            self.tell_interim(command, Outcome::NotReady { message: message.clone() }, &mut interim);
+            // Everything needs a moment to come up; only what takes longer is worth a word.
+            if begun.elapsed() >= NOT_READY_GRACE {
+                self.tell_interim(command, Outcome::NotReady { message: message.clone() }, &mut interim);
+            }
             match self.wait(command, pause, newest).await {
                 Wake::Poll => pause = (pause * 2).min(READY_POLL.1),
                 Wake::Superseded(message) => return Some(Outcome::Failed { message }),
