@@ -107,7 +107,7 @@ create table operations (
 ) with (fillfactor = 60);
 create unique index operations_by_key on operations (actor, idempotency_key);
 create index operations_due on operations (wake_at) where wake_at is not null;
-create index operations_waiting on operations (target, id) where state = 'submitted';
+create index operations_waiting on operations (target, id) where started_at is null and finished_at is null;
 create index operations_by_target on operations (target, id);
 create index operations_live on operations (state, id)
     where state in ('submitted', 'awaitingApproval', 'queued', 'running', 'unwinding', 'stuck');
@@ -116,6 +116,7 @@ create table operation_locks (
     resource text primary key,
     operation uuid not null
 );
+create index operation_locks_of on operation_locks (operation);
 
 -- Commands to agents, written by the step that wants them, sent by the dispatcher.
 create table effects (

@@ -20,20 +20,32 @@ statements! {
 
     // `ids`: what was asked for, and everything that waits for its first step on the same targets, so that inputs of one
     // target are taken in intake order. Locked in id order, after which the state is looked at again.
+    // Each row is looked up by its key, so that the cost grows with the batch and never with what else waits: the laterals
+    // keep the planner from joining whole indexes, and the concatenation hides the state from the index of live ones.
     LOCK = concat!(
-        "with ids as (
-            select unnest($1::uuid[]) as id
-            union
-            select w.id from unnest($1::uuid[]) as a (id)
-            join operations t on t.id = a.id
-            join operations w on w.target = t.target and w.state = 'submitted'
+        "with ids as materialized (
+            select id from (
+                select unnest($1::uuid[]) as id
+                union
+                select w.id from unnest($1::uuid[]) as a (id)
+                cross join lateral (select target from operations where id = a.id limit 1) t
+                cross join lateral (
+                    select id from operations
+                    where target = t.target and started_at is null and finished_at is null
+                    order by target, id limit 1000
+                ) w
+            ) wanted
+            order by id
         )
-        select ", operation_columns!(), ", o.actor_json, o.ingress, o.traceparent, o.run, clock_timestamp(), o.progress_at
-        from operations o
-        where o.id = any(array(select id from ids))
-          and o.state in ('submitted', 'awaitingApproval', 'queued', 'running', 'unwinding')
-        order by o.id
-        for update of o");
+        select l.* from ids cross join lateral (
+            select ", operation_columns!(), ", o.actor_json, o.ingress, o.traceparent, o.run, clock_timestamp() as now,
+                   o.progress_at
+            from operations o
+            where o.id = ids.id
+              and o.state || '' = any('{submitted,awaitingApproval,queued,running,unwinding}'::text[])
+            limit 1
+            for update of o
+        ) l");
 
     // What a batch of steps decided, in one round trip: `ops` the operations, `held` the peers, `freed` the locks of what has
     // ended, and the events in their order.
