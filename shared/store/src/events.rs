@@ -48,13 +48,15 @@ statements! {
     PUBLISHED = "
         update watermarks set position = $1 where name = 'published' and position <> $1";
 
-    // What nobody needs any more: audited, and older than the retention.
+    // What nobody needs any more: audited, and older than the retention. Only the oldest thousand are looked at, so that a log
+    // with nothing to prune is not read to its end.
     PRUNE = "
-        delete from events where id = any(array(
-            select id from events
-            where position <= (select position from watermarks where name = 'audited')
-              and created_at < clock_timestamp() - make_interval(secs => $1)
-            order by position limit 1000))";
+        delete from events where id in (
+            select id from (
+                select id, created_at from events
+                where position <= (select position from watermarks where name = 'audited')
+                order by position limit 1000) oldest
+            where created_at < now() - make_interval(secs => $1))";
 
     LAG = "
         select count(*), coalesce(extract(epoch from clock_timestamp() - min(created_at)), 0)::float8
