@@ -156,7 +156,7 @@ impl Submission {
             error: None,
             revision: 1,
         };
-        Ok(Mutated { operation, resource: None, changed: false })
+        Ok(Mutated { operation, resource: None, changed: true })
     }
 }
 

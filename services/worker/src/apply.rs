@@ -88,22 +88,27 @@ impl Applier {
             }
             let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
             loop {
-                match self.apply_once(&part).await {
+                match self.apply_once(&part, false).await {
                     Ok(()) => break,
-                    Err(error) if error.is_poison() => {
-                        if part.len() > 1 {
-                            let mut left = part.clone();
-                            let middle = left.keys().nth(left.len() / 2).copied().unwrap_or_default();
-                            let right = left.split_off(&middle);
-                            // The first half first: inputs of one target keep their order.
-                            parts.push(right);
-                            parts.push(left);
-                            break;
-                        }
-                        if self.set_aside(&part, &error).await {
-                            break;
-                        }
+                    Err(error) if error.is_poison() && part.len() > 1 => {
+                        let mut left = part.clone();
+                        let middle = left.keys().nth(left.len() / 2).copied().unwrap_or_default();
+                        let right = left.split_off(&middle);
+                        // The first half first: inputs of one target keep their order.
+                        parts.push(right);
+                        parts.push(left);
+                        break;
                     }
+                    // What waits on the same target came with it, and may be what is poisoned: that one has its own turn.
+                    Err(error) if error.is_poison() => match self.apply_once(&part, true).await {
+                        Ok(()) => break,
+                        Err(error) if error.is_poison() => {
+                            if self.set_aside(&part, &error).await {
+                                break;
+                            }
+                        }
+                        Err(error) => tracing::warn!(%error, "an input will be tried again"),
+                    },
                     Err(error) => tracing::warn!(%error, operations = part.len(), "a batch will be tried again"),
                 }
                 tokio::select! {
@@ -115,9 +120,9 @@ impl Applier {
         true
     }
 
-    async fn apply_once(&self, batch: &Batch) -> Result<(), BatchError> {
+    async fn apply_once(&self, batch: &Batch, alone: bool) -> Result<(), BatchError> {
         let started = Instant::now();
-        let applied = batch::apply(&self.pool, batch).await?;
+        let applied = batch::apply(&self.pool, batch, alone).await?;
         metrics::histogram!("omnirelay_workflow_step_seconds").record(started.elapsed().as_secs_f64());
         metrics::histogram!("omnirelay_batch_size", "stage" => "apply").record(batch.len() as f64);
         self.published.notify_one();

@@ -51,10 +51,10 @@ pub struct Decided {
     pub taken: Vec<String>,
 }
 
-/// Applies the inputs of a batch. Operations that have ended meanwhile, and inputs that are late or repeated, change nothing.
-pub async fn apply(pool: &PgPool, batch: &Batch) -> Result<Applied, BatchError> {
+/// Applies the inputs of a batch, `alone` or with what waits on the same targets. Operations that have ended meanwhile, and inputs that are late or repeated, change nothing.
+pub async fn apply(pool: &PgPool, batch: &Batch, alone: bool) -> Result<Applied, BatchError> {
     let mut tx = pool.begin().await?;
-    let (rows, now) = operations::lock(&mut tx, &ids(batch)).await?;
+    let (rows, now) = operations::lock(&mut tx, &ids(batch), alone).await?;
     let Some(now) = now else {
         tx.rollback().await?;
         return Ok(Applied::default());

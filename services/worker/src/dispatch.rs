@@ -78,7 +78,7 @@ impl Dispatcher {
                         break;
                     }
                     let batch = taken.drain(..).map(|effect| (effect, 1)).collect();
-                    for (effect, attempts) in self.not_cancelled(batch).await {
+                    for (effect, attempts) in self.standing(batch).await {
                         flights.push(self.send(effect, attempts));
                     }
                 }
@@ -93,7 +93,7 @@ impl Dispatcher {
                     match effects::lease(&self.pool, MAX_TAKEN as i64).await {
                         Ok(leased) => {
                             let batch = leased.into_iter().map(|leased| (leased.effect, leased.attempts)).collect();
-                            for (effect, attempts) in self.not_cancelled(batch).await {
+                            for (effect, attempts) in self.standing(batch).await {
                                 flights.push(self.send(effect, attempts));
                             }
                         }
@@ -104,19 +104,17 @@ impl Dispatcher {
         }
     }
 
-    /// Looks at the cancel of every operation before anything of it is sent. If that cannot be told, nothing is sent now.
-    async fn not_cancelled(&self, batch: Vec<(NewEffect, i32)>) -> Vec<(NewEffect, i32)> {
-        let operations: HashSet<OperationId> =
-            batch.iter().filter(|(effect, _)| !effect.undo).map(|(effect, _)| effect.operation).collect();
-        if operations.is_empty() {
+    /// Looks whether commands still stand before any of them is sent. If that cannot be told, nothing is sent now.
+    async fn standing(&self, batch: Vec<(NewEffect, i32)>) -> Vec<(NewEffect, i32)> {
+        if batch.is_empty() {
             return batch;
         }
-        let operations: Vec<OperationId> = operations.into_iter().collect();
-        match effects::cancelled(&self.pool, &operations).await {
-            Ok(cancelled) => batch.into_iter().filter(|(e, _)| e.undo || !cancelled.contains(&e.operation)).collect(),
+        let ids: Vec<&str> = batch.iter().map(|(effect, _)| effect.id.as_str()).collect();
+        match effects::standing(&self.pool, &ids).await {
+            Ok(standing) => batch.into_iter().filter(|(effect, _)| standing.contains(&effect.id)).collect(),
             Err(error) => {
                 tracing::debug!(%error, "commands wait for the database");
-                batch.into_iter().filter(|(effect, _)| effect.undo).collect()
+                Vec::new()
             }
         }
     }

@@ -32,6 +32,11 @@ pub fn apply(
     log: &mut Log,
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    if work.row.cancel.is_some() {
+        // The cancel was acknowledged before the first step: then there is none.
+        work.row.changed = false;
+        return end(work, actor, State::Cancelled, None, None, log, now);
+    }
     let Some(record) = records.peers.get(peer) else {
         return Err(StoreError::corrupt("an operation's target", std::io::Error::other("there is no such peer")));
     };

@@ -112,7 +112,14 @@ impl Relay {
             }
         }
         let Some(leader) = leader else { return Ok(Duration::from_millis(500)) };
-        let positioned = events::position(&self.pool, BATCH, &self.instance, leader.fence).await?;
+        let positioned = match events::position(&self.pool, BATCH, &self.instance, leader.fence).await {
+            Ok(positioned) => positioned,
+            Err(error) => {
+                // It may have been committed all the same: what is published is compared with the record again.
+                leader.published = None;
+                return Err(error.into());
+            }
+        };
         if !positioned.is_empty() {
             metrics::histogram!("omnirelay_batch_size", "stage" => "relay").record(positioned.len() as f64);
         }
@@ -141,6 +148,7 @@ impl Relay {
 
     /// Publishes what was positioned now, or everything behind the stream's end if that is not the same.
     async fn publish(&self, leader: &mut Leader, positioned: Vec<Positioned>) -> Result<(), RelayError> {
+        let known = leader.published.is_some();
         let mut last = match leader.published {
             Some(last) => last,
             None => self.look_at_stream().await?,
@@ -152,7 +160,7 @@ impl Relay {
         }
         let head = match positioned.last() {
             Some(event) => event.position,
-            None if leader.bus_pause.is_none() && last > 0 => last,
+            None if known && leader.bus_pause.is_none() => last,
             None => watermark(&self.pool, "positioned").await?,
         };
         while last < head {

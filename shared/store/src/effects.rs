@@ -1,5 +1,6 @@
 //! Commands to agents: written by the step that wants them, leased while they are sent, answered when nobody will do them.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use omnirelay_workflow::{OperationId, Timestamp};
@@ -35,8 +36,8 @@ statements! {
         where e.id = due.id
         returning e.id, e.operation, e.peer, e.verb, e.payload, e.undo, e.attempts, e.expires_at";
 
-    // A command of an operation that is being cancelled is not sent any more, unless it belongs to the way back.
-    CANCELLED = "select id from operations where id = any($1) and cancel is not null";
+    // A command whose row is gone was voided, by a cancel, a deadline or an end, and is not sent any more.
+    STANDING = "select id from effects where id = any($1) and state <> 'answered'";
 
     // The agent has it, or may have it: only the reply was missed. It is told again after a while, in case its report got lost: a repeated command repeats its report.
     ACCEPTED = "
@@ -150,9 +151,10 @@ pub async fn lease(pool: &PgPool, limit: i64) -> Result<Vec<Leased>, StoreError>
         .collect()
 }
 
-/// Which of these operations have been cancelled.
-pub async fn cancelled(pool: &PgPool, operations: &[OperationId]) -> Result<Vec<OperationId>, StoreError> {
-    Ok(sqlx::query_scalar(CANCELLED).bind(operations).fetch_all(pool).await?)
+/// Which of these commands are still to be done.
+pub async fn standing(pool: &PgPool, ids: &[&str]) -> Result<HashSet<String>, StoreError> {
+    let standing: Vec<String> = sqlx::query_scalar(STANDING).bind(ids).fetch_all(pool).await?;
+    Ok(standing.into_iter().collect())
 }
 
 pub async fn accepted(pool: &PgPool, ids: &[String]) -> Result<(), StoreError> {

@@ -18,21 +18,30 @@ statements! {
         where wake_at <= now() - make_interval(secs => $2)
         order by wake_at limit $1";
 
-    // `ids`: what was asked for, and everything that waits for its first step on the same targets, so that inputs of one
-    // target are taken in intake order. Locked in id order, after which the state is looked at again.
+    // `asked`: the operations of the batch. `targets`: where one of them waits for its first step, all that wait there are taken,
+    // oldest first, so that inputs of one target are taken in intake order; about two thousand in all, the rest stays due.
+    // `ids`: these, and those that have begun. With `$2` just what was asked for, to find a poisoned one. Locked in id
+    // order, after which the state is looked at again.
     // Each row is looked up by its key, so that the cost grows with the batch and never with what else waits: the laterals
     // keep the planner from joining whole indexes, and the concatenation hides the state from the index of live ones.
     LOCK = concat!(
-        "with ids as materialized (
+        "with asked as materialized (
+            select x.* from unnest($1::uuid[]) as a (id) cross join lateral (
+                select id, target, started_at from operations where id = a.id limit 1
+            ) x
+        ),
+        targets as materialized (
+            select distinct target from asked where started_at is null and not $2
+        ),
+        ids as materialized (
             select id from (
-                select unnest($1::uuid[]) as id
+                select id from asked where started_at is not null or $2
                 union
-                select w.id from unnest($1::uuid[]) as a (id)
-                cross join lateral (select target from operations where id = a.id limit 1) t
-                cross join lateral (
+                select w.id from targets t cross join lateral (
                     select id from operations
                     where target = t.target and started_at is null and finished_at is null
-                    order by target, id limit 1000
+                    order by target, id
+                    limit (select greatest(1, 2000 / greatest(1, count(*))) from targets)
                 ) w
             ) wanted
             order by id
@@ -104,7 +113,9 @@ statements! {
     DEAD_LETTER = "
         insert into dead_letters (operation, input, error) values ($1, $2, $3)";
 
+    // Its commands are void: nobody would take what comes of them.
     STUCK = "
+        with gone as (delete from effects where operation = $1)
         update operations set state = 'stuck', error = $2, wake_at = null, event_seq = event_seq + 1,
                               revision = revision + 1, finished_at = clock_timestamp(), stepped_at = clock_timestamp()
         where id = $1 and state in ('submitted', 'awaitingApproval', 'queued', 'running', 'unwinding')
@@ -132,12 +143,14 @@ pub async fn due(pool: &PgPool, limit: i64, late_secs: f64) -> Result<Vec<Operat
     Ok(sqlx::query_scalar(DUE).bind(limit).bind(late_secs).fetch_all(pool).await?)
 }
 
-/// Locks live operations and returns them in id order, with the database's time.
+/// Locks live operations and returns them in id order, with the database's time. Not `alone`, whatever waits for its first step
+/// on the same targets comes with them.
 pub async fn lock(
     connection: &mut PgConnection,
     ids: &[OperationId],
+    alone: bool,
 ) -> Result<(Vec<WorkRow>, Option<Timestamp>), StoreError> {
-    let rows = sqlx::query(LOCK).bind(ids).fetch_all(connection).await?;
+    let rows = sqlx::query(LOCK).bind(ids).bind(alone).fetch_all(connection).await?;
     let mut now = None;
     let mut work = Vec::with_capacity(rows.len());
     for row in &rows {

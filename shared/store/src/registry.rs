@@ -20,18 +20,19 @@ macro_rules! workload_columns {
 pub(crate) use workload_columns;
 
 statements! {
+    // No key is changed, so a workload that moves to a peer (a foreign key) does not wait for whoever has that peer's lock.
     LOCK_PEERS = concat!(
         "select ", peer_columns!(), " from peers p", peer_joins!(),
         "where p.id = any($1)
         order by p.id
-        for update of p");
+        for no key update of p");
 
     // Placement reads the loads of a whole cluster: two workers must not promise the same room twice.
     LOCK_CLUSTERS = "
         select c.id from clusters c
         where c.id in (select cluster from peers where id = any($1))
         order by c.id
-        for update";
+        for no key update";
 
     LOCK_WORKLOADS = concat!(
         "select ", workload_columns!(), " from workloads w
