@@ -226,3 +226,6 @@ fn input(report: Report) -> Option<(OperationId, (CommandId, Outcome))> {
 pub fn ids(batch: &Batch) -> Vec<OperationId> {
     batch.keys().copied().collect::<BTreeSet<_>>().into_iter().collect()
 }
+
+#[cfg(test)]
+mod tests;
