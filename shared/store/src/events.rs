@@ -18,7 +18,8 @@ statements! {
     // `fresh`: rows without a position, whichever transaction wrote them, in id order. `head`: the last position, only for the
     // holder of the lease under its fencing number; a relay that was overtaken finds no head and does nothing. `head` is read
     // after the wait for its lock, the plain subselect of it from the statement's beginning: where they differ, somebody else has
-    // given positions meanwhile, perhaps to these very rows, and this statement gives none.
+    // given positions meanwhile, perhaps to these very rows, and this statement gives none. (Asking for `e.position is null` here
+    // would let the planner join by the index of such rows, which is quadratic in a backlog.)
     POSITION = "
         with head as (
             select w.position from watermarks w
@@ -33,7 +34,7 @@ statements! {
         marked as (
             update events e set position = head.position + fresh.n
             from fresh, head
-            where e.id = fresh.id and e.position is null
+            where e.id = fresh.id
               and head.position = (select position from watermarks where name = 'positioned')
             returning e.position, e.event_id, e.nats_subject, e.payload
         ),
