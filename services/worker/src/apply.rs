@@ -1,6 +1,6 @@
 //! The loop: all inputs that wait, one batch, one transaction; then the commands go out and the answers go home.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -220,11 +220,6 @@ fn input(report: Report) -> Option<(OperationId, (CommandId, Outcome))> {
         }
     };
     Some((operation, (report.command, outcome)))
-}
-
-/// For the set of operations of a batch, without a borrow of it.
-pub fn ids(batch: &Batch) -> Vec<OperationId> {
-    batch.keys().copied().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 #[cfg(test)]

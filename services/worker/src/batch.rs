@@ -15,7 +15,7 @@ use omnirelay_workflow::operation::{State, Verb};
 use omnirelay_workflow::{OperationId, PeerId, Timestamp, WorkloadId};
 use serde_json::{Value, json};
 
-use crate::apply::{Batch, BatchError, ids};
+use crate::apply::{Batch, BatchError};
 use crate::drains::{self, LoadedDrain};
 use crate::events::{About, Log, detail};
 use crate::quick;
@@ -54,7 +54,8 @@ pub struct Decided {
 /// Applies the inputs of a batch, `alone` or with what waits on the same targets. Operations that have ended meanwhile, and inputs that are late or repeated, change nothing.
 pub async fn apply(pool: &PgPool, batch: &Batch, alone: bool) -> Result<Applied, BatchError> {
     let mut tx = pool.begin().await?;
-    let (rows, now) = operations::lock(&mut tx, &ids(batch), alone).await?;
+    let asked: Vec<OperationId> = batch.keys().copied().collect();
+    let (rows, now) = operations::lock(&mut tx, &asked, alone).await?;
     let Some(now) = now else {
         tx.rollback().await?;
         return Ok(Applied::default());
