@@ -21,11 +21,14 @@ use crate::config::{AgentConfig, PeerConfig};
 use crate::core::{Core, CoreParts};
 use crate::driver::Driver;
 use crate::driver::exec::ExecDriver;
+use crate::driver::haproxy::HaproxyDriver;
+use crate::driver::kubernetes::KubernetesDriver;
 use crate::driver::process::{Ports, ProcessDriver, ProcessOptions};
 use crate::driver::simple::{SimpleDriver, SimpleOptions};
 use crate::driver::words;
 use crate::heartbeat::{self, Rhythm};
 use crate::journal::Journal;
+use crate::lag::Lag;
 use crate::link::Link;
 use crate::observe::Observer;
 use crate::reports::Reports;
@@ -49,9 +52,11 @@ pub async fn run_agent(config: AgentConfig, shutdown: CancellationToken) -> anyh
         let folder = config.state_dir.join(peer.id.as_str());
         let journal = Arc::new(Journal::open(&folder.join("journal"), COMPACT_ABOVE)?);
         let driver = open_driver(peer, &folder, &ports).with_context(|| format!("the driver of {}", peer.id))?;
-        let observer = Arc::new(Observer::new(peer.id.clone(), incarnation, peer.description(), peer.profiles()));
+        let observer =
+            Arc::new(Observer::new(peer.id.clone(), incarnation, peer.description(), peer.profiles(), peer.profile()));
         let (reports, permits, stop) = (reports.clone(), permits.clone(), stop.clone());
-        let core = Core::new(CoreParts { driver, journal, reports, observer: observer.clone(), permits, stop });
+        let lag = peer.lag.as_deref().map(Lag::parse).transpose().with_context(|| format!("the lag of {}", peer.id))?;
+        let core = Core::new(CoreParts { driver, journal, reports, observer: observer.clone(), lag, permits, stop });
         cores.push((core, observer));
     }
     let result = speak(&config, &cores, &reports, &stop, &shutdown).await;
@@ -80,7 +85,7 @@ async fn speak(
         let commands = link.client().subscribe(subject::agent(&core.peer, "*")).await?;
         let (client, core, stop) = (link.client().clone(), core.clone(), stop.clone());
         tasks.spawn(async move {
-            let find = |_: &str| Some(Found::Core(core.clone()));
+            let find = |_: &str, _: &str| Some(Found::Core(core.clone()));
             commands::serve(&client, commands, find, stop).await;
         });
     }
@@ -111,6 +116,7 @@ fn open_driver(peer: &PeerConfig, folder: &Path, ports: &Arc<Ports>) -> anyhow::
         return Ok(Arc::new(SimpleDriver::open(SimpleOptions {
             on_acquire: words::split(&commands.acquire)?,
             on_release: words::split(&commands.release)?,
+            on_role: commands.role.as_deref().map(words::split).transpose()?,
             ready: commands.ready.clone(),
             workloads: peer.started()?,
             file: folder.join("workloads.json"),
@@ -126,6 +132,15 @@ fn open_driver(peer: &PeerConfig, folder: &Path, ports: &Arc<Ports>) -> anyhow::
                 folder: folder.to_owned(),
                 ports: ports.clone(),
             })?));
+        }
+        Some("haproxy") => {
+            let config = peer.haproxy.clone().context("[peer.haproxy] is missing")?;
+            return Ok(Arc::new(HaproxyDriver::new(config)));
+        }
+        Some("kubernetes") => {
+            let config = peer.kubernetes.clone().unwrap_or_default();
+            let node = peer.name.as_deref().unwrap_or(peer.id.as_str());
+            return Ok(Arc::new(KubernetesDriver::open(&config, peer.id.clone(), node)?));
         }
         Some("systemd") => write_script(&folder.join("systemd-driver"), SYSTEMD)?,
         Some(path) => PathBuf::from(path),

@@ -47,6 +47,9 @@ pub struct RunArgs {
     /// Run to release a workload; exit code 75 when it has to be asked again
     #[arg(long, value_name = "CMD", conflicts_with = "config")]
     pub on_release: Option<String>,
+    /// Run when the cluster's role changes; fenced, active or passive is in OMNIRELAY_ROLE
+    #[arg(long, value_name = "CMD", conflicts_with = "config")]
+    pub on_role: Option<String>,
     /// Ready check: http(s)://…, tcp://host:port or a command; {workload} and {service} are replaced
     #[arg(long, value_name = "URL|CMD", conflicts_with = "config")]
     pub ready: Option<String>,
@@ -71,6 +74,9 @@ pub struct CheckDriverArgs {
     /// The peer that the driver is told to be on
     #[arg(long, value_name = "ID", default_value = "driver-check")]
     pub peer: PeerId,
+    /// The cluster whose roles the driver is told
+    #[arg(long, value_name = "ID", default_value = "driver-check")]
+    pub cluster: ClusterId,
     /// The longest that a call may take
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     pub timeout: Duration,
@@ -90,6 +96,7 @@ impl RunArgs {
         let commands = CommandsConfig {
             acquire: self.on_acquire.clone().ok_or_else(|| anyhow::anyhow!("--on-acquire {needed}"))?,
             release: self.on_release.clone().ok_or_else(|| anyhow::anyhow!("--on-release {needed}"))?,
+            role: self.on_role.clone(),
             ready: self.ready.clone(),
         };
         let config = AgentConfig {
@@ -109,8 +116,11 @@ impl RunArgs {
                 driver_args: Vec::new(),
                 driver_env: Default::default(),
                 driver_timeout: Duration::from_secs(30),
+                lag: None,
                 commands: Some(commands),
                 process: Default::default(),
+                haproxy: None,
+                kubernetes: None,
                 start: self.workloads.clone(),
                 services: Vec::new(),
                 id: peer,

@@ -8,7 +8,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use omnirelay_workflow::{PeerId, WorkloadId};
+use omnirelay_contract::agent::ClusterRole;
+use omnirelay_workflow::resource::Role;
+use omnirelay_workflow::{ClusterId, PeerId, WorkloadId};
 use tokio::time::Instant;
 
 use crate::args::CheckDriverArgs;
@@ -27,6 +29,7 @@ pub struct CheckOptions {
     pub service: String,
     /// Told to the driver as OMNIRELAY_PEER.
     pub peer: PeerId,
+    pub cluster: ClusterId,
     /// Before the verb.
     pub args: Vec<String>,
     /// The longest that a call, getting ready, or being released may take.
@@ -48,6 +51,7 @@ pub async fn check_driver_cli(args: &CheckDriverArgs) -> anyhow::Result<()> {
         workload: args.workload.clone(),
         service: args.service.clone(),
         peer: args.peer.clone(),
+        cluster: args.cluster.clone(),
         args: args.args.clone(),
         timeout: args.timeout,
     };
@@ -81,6 +85,7 @@ pub async fn check_driver(path: &Path, options: &CheckOptions) -> Vec<Finding> {
             check.acquire_again().await;
         }
         check.holds().await;
+        check.roles().await;
         check.release().await;
         check.release_again().await;
         check.unknown_verb().await;
@@ -91,6 +96,8 @@ pub async fn check_driver(path: &Path, options: &CheckOptions) -> Vec<Finding> {
 struct Checker {
     driver: ExecDriver,
     peer: PeerId,
+    /// Told to the driver as OMNIRELAY_CLUSTER.
+    cluster: ClusterId,
     target: Target,
     timeout: Duration,
     findings: Vec<Finding>,
@@ -112,6 +119,7 @@ impl Checker {
         Self {
             driver: ExecDriver { program, args: options.args.clone(), env, timeout: options.timeout },
             peer: options.peer.clone(),
+            cluster: options.cluster.clone(),
             target: Target { id, service: options.service.clone(), unit: None, epoch: 1 },
             timeout: options.timeout,
             findings: Vec::new(),
@@ -176,6 +184,20 @@ impl Checker {
         }
     }
 
+    /// As in a failover and back; the peer is left active.
+    async fn roles(&mut self) {
+        for (version, role, check) in [
+            (1, Role::Fenced, "role fenced: exits with 0 (75 while it must be asked again)"),
+            (1, Role::Passive, "role passive: exits with 0 (75 while it must be asked again)"),
+            (2, Role::Active, "role active: exits with 0 (75 while it must be asked again)"),
+            (2, Role::Active, "role again: exits with 0"),
+        ] {
+            let cluster = Some(ClusterRole { cluster: self.cluster.clone(), failover_version: version, role });
+            let result = self.asked(&Call { cluster, ..self.to(Verb::Role) }).await;
+            self.note(check, result.map_err(|why| format!("{why}; a promotion waits for every peer's driver")));
+        }
+    }
+
     async fn release(&mut self) {
         let released = self.until_done(Verb::Release).await;
         self.note("release: exits with 0 (75 with words or \"remaining\" while it is busy)", released);
@@ -231,9 +253,13 @@ impl Checker {
 
     /// Asks until the exit code is not 75.
     async fn until_done(&self, verb: Verb) -> Result<(), String> {
+        self.asked(&self.to(verb)).await
+    }
+
+    async fn asked(&self, call: &Call) -> Result<(), String> {
         let deadline = Instant::now() + self.timeout;
         loop {
-            let seen = self.call(verb).await?;
+            let seen = seen(&self.run(call).await?);
             if seen.code != Some(BUSY) {
                 return exits_with_zero(&seen);
             }
@@ -287,27 +313,34 @@ impl Checker {
     }
 
     async fn call(&self, verb: Verb) -> Result<Seen, String> {
-        let ran = self.raw(verb).await?;
-        let lines = crate::driver::exec::parse_lines(&ran.stdout);
-        Ok(Seen { code: ran.status.code(), lines, message: ran.message })
+        Ok(seen(&self.raw(verb).await?))
     }
 
     async fn raw(&self, verb: Verb) -> Result<Ran, String> {
-        run(self.driver.command_of(verb.as_str(), &self.to(verb)), self.timeout).await
+        self.run(&self.to(verb)).await
+    }
+
+    async fn run(&self, call: &Call) -> Result<Ran, String> {
+        run(self.driver.command_of(call.verb.as_str(), call), self.timeout).await
     }
 
     fn to(&self, verb: Verb) -> Call {
         let target = match verb {
             Verb::Status | Verb::Acquire | Verb::Release => Some(self.target.clone()),
-            Verb::List | Verb::Cordon | Verb::Uncordon => None,
+            Verb::List | Verb::Cordon | Verb::Uncordon | Verb::Role => None,
         };
-        Call { verb, peer: self.peer.clone(), target, holds: Vec::new() }
+        Call { verb, peer: self.peer.clone(), target, holds: Vec::new(), cluster: None }
     }
 
     fn note(&mut self, check: &'static str, result: Result<(), String>) {
         let ok = result.is_ok();
         self.findings.push(Finding { check, ok, detail: result.err().unwrap_or_default() });
     }
+}
+
+fn seen(ran: &Ran) -> Seen {
+    let lines = crate::driver::exec::parse_lines(&ran.stdout);
+    Seen { code: ran.status.code(), lines, message: ran.message.clone() }
 }
 
 fn exits_with_zero(seen: &Seen) -> Result<(), String> {

@@ -10,13 +10,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;
 
-/// Takes commands until `stop`. `find` names the core that a peer's commands are for; none leaves the command unanswered.
+/// Takes commands until `stop`. `find` names the core that a peer's commands of a verb are for; none leaves the command unanswered.
 ///
 /// Commands are submitted in the order in which they come; answers go out when they are durable.
 pub async fn serve(
     client: &Client,
     mut commands: Subscriber,
-    find: impl Fn(&str) -> Option<Found>,
+    find: impl Fn(&str, &str) -> Option<Found>,
     stop: CancellationToken,
 ) {
     let mut replies = FuturesUnordered::new();
@@ -51,11 +51,11 @@ enum PendingReply {
     Later(tokio::sync::oneshot::Receiver<Reply>),
 }
 
-fn take(message: Message, find: &impl Fn(&str) -> Option<Found>) -> Option<Pending> {
+fn take(message: Message, find: &impl Fn(&str, &str) -> Option<Found>) -> Option<Pending> {
     // omni.v1.agent.<peer>.<verb>
     let mut tokens = message.subject.as_str().split('.').skip(3);
     let (peer, verb) = (tokens.next()?, tokens.next()?);
-    let found = find(peer)?;
+    let found = find(peer, verb)?;
     let reply = match (found, serde_json::from_slice::<Command>(&message.payload)) {
         (_, Err(error)) => refused(format!("not a command: {error}")),
         (_, Ok(command)) if command.peer.as_str() != peer || command.verb.as_str() != verb => {

@@ -9,7 +9,7 @@
 //! [[peer]]
 //! id = "web-07"
 //! cluster = "fra1"
-//! driver = "systemd"                           # an executable's path, or: process, systemd
+//! driver = "systemd"                           # an executable's path, or: process, systemd, haproxy, kubernetes
 //! driver_env = { OMNIRELAY_SYSTEMD_SERVICES = "checkout" }
 //!
 //! [[peer.service]]
@@ -26,9 +26,13 @@ use omnirelay_workflow::resource::Handover;
 use omnirelay_workflow::{ClusterId, PeerId, WorkloadId};
 use serde::{Deserialize, Deserializer};
 
+use crate::driver::haproxy::HaproxyConfig;
+use crate::driver::kubernetes::KubernetesConfig;
 use crate::driver::process::Template;
 use crate::driver::words;
 use crate::observe::ServiceProfile;
+
+const BUILT_IN: &str = "process, systemd, haproxy, kubernetes";
 
 /// Why a configuration is not one.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +83,7 @@ pub struct PeerConfig {
     pub capacity: u32,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// The path of an executable, `process`, or `systemd`. `driver` or `commands`, not both.
+    /// The path of an executable, `process`, `systemd`, `haproxy` or `kubernetes`. `driver` or `commands`, not both.
     #[serde(default)]
     pub driver: Option<String>,
     /// Before the verb.
@@ -89,11 +93,18 @@ pub struct PeerConfig {
     pub driver_env: BTreeMap<String, String>,
     #[serde(default = "thirty_seconds", deserialize_with = "duration")]
     pub driver_timeout: Duration,
+    /// How far the peer's replica is behind, in milliseconds: `http(s)://…` or a command. Asked at every heartbeat.
+    #[serde(default)]
+    pub lag: Option<String>,
     #[serde(default)]
     pub commands: Option<CommandsConfig>,
     /// Of the driver `process`: templates by service.
     #[serde(default)]
     pub process: BTreeMap<String, Template>,
+    #[serde(default)]
+    pub haproxy: Option<HaproxyConfig>,
+    #[serde(default)]
+    pub kubernetes: Option<KubernetesConfig>,
     /// Of `process` and `commands`: what runs here at the first start, as `workload` or `workload:service`.
     #[serde(default)]
     pub start: Vec<String>,
@@ -107,6 +118,9 @@ pub struct PeerConfig {
 pub struct CommandsConfig {
     pub acquire: String,
     pub release: String,
+    /// Told to with every change of the cluster's role, in OMNIRELAY_ROLE.
+    #[serde(default)]
+    pub role: Option<String>,
     /// `http(s)://…`, `tcp://host:port` or a command; `{workload}` and `{service}` are replaced.
     #[serde(default)]
     pub ready: Option<String>,
@@ -117,12 +131,13 @@ pub struct CommandsConfig {
 #[serde(deny_unknown_fields)]
 pub struct ServiceConfig {
     pub name: String,
-    #[serde(default = "start_first")]
-    pub handover: Handover,
+    /// The driver's usual one when left out.
+    #[serde(default)]
+    pub handover: Option<Handover>,
     #[serde(default = "one")]
     pub load: u32,
-    #[serde(default = "yes")]
-    pub restorable: bool,
+    #[serde(default)]
+    pub restorable: Option<bool>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
 }
@@ -176,13 +191,25 @@ impl PeerConfig {
     }
 
     pub fn profiles(&self) -> BTreeMap<String, ServiceProfile> {
+        let usual = self.profile();
         let profile = |s: &ServiceConfig| ServiceProfile {
-            handover: s.handover,
+            handover: s.handover.unwrap_or(usual.handover),
             load: s.load,
-            restorable: s.restorable,
+            restorable: s.restorable.unwrap_or(usual.restorable),
             labels: s.labels.clone(),
         };
         self.services.iter().map(|s| (s.name.clone(), profile(s))).collect()
+    }
+
+    /// What is so of a service that is not named here: members of a load balancer only empty, and so do nodes of Kubernetes,
+    /// whose pods nobody can put back.
+    pub fn profile(&self) -> ServiceProfile {
+        let (handover, restorable) = match self.driver.as_deref() {
+            Some("haproxy") => (Handover::ReleaseOnly, true),
+            Some("kubernetes") => (Handover::ReleaseOnly, false),
+            _ => (Handover::StartFirst, true),
+        };
+        ServiceProfile { handover, restorable, ..ServiceProfile::default() }
     }
 
     /// `start`, parsed.
@@ -219,19 +246,55 @@ impl PeerConfig {
                     }
                 }
             }
+            (Some("haproxy"), None) => {
+                let config = self.haproxy.as_ref().ok_or_else(|| {
+                    invalid(key("haproxy"), "the driver haproxy needs a [peer.haproxy] with sockets and servers")
+                })?;
+                config.check().map_err(|(inner, reason)| invalid(key(&format!("haproxy.{inner}")), reason))?;
+            }
+            (Some("kubernetes"), None) => {
+                let config = self.kubernetes.clone().unwrap_or_default();
+                config.check().map_err(|(inner, reason)| invalid(key(&format!("kubernetes.{inner}")), reason))?;
+            }
             (Some("systemd"), None) => {}
             (Some(path), None) => {
                 if !Path::new(path).is_absolute() {
-                    let reason = format!("{path:?} is neither process, systemd nor an absolute path");
+                    let reason = format!("{path:?} is neither {BUILT_IN} nor an absolute path");
                     return Err(invalid(key("driver"), reason));
                 }
             }
         }
-        if self.driver.as_deref() != Some("process") && !self.process.is_empty() {
-            return Err(invalid(key("process"), "only for driver = \"process\""));
+        for (driver, is_there) in [
+            ("process", !self.process.is_empty()),
+            ("haproxy", self.haproxy.is_some()),
+            ("kubernetes", self.kubernetes.is_some()),
+        ] {
+            if is_there && self.driver.as_deref() != Some(driver) {
+                return Err(invalid(key(driver), format!("only for driver = {driver:?}")));
+            }
         }
+        if let Some(text) = &self.lag {
+            words::split(text).map_err(|error| invalid(key("lag"), error.to_string()))?;
+        }
+        self.check_services(key)?;
         if self.commands.is_none() && self.driver.as_deref() != Some("process") && !self.start.is_empty() {
             return Err(invalid(key("start"), "only for driver = \"process\" and for commands"));
+        }
+        Ok(())
+    }
+
+    /// What only empties has no target that could take over, and pods do not come back.
+    fn check_services(&self, key: &impl Fn(&str) -> String) -> Result<(), ConfigError> {
+        let Some(driver @ ("haproxy" | "kubernetes")) = self.driver.as_deref() else { return Ok(()) };
+        for (n, service) in self.services.iter().enumerate() {
+            if service.handover.is_some_and(|handover| handover != Handover::ReleaseOnly) {
+                let reason = format!("the driver {driver} knows only release-only");
+                return Err(invalid(key(&format!("service[{n}].handover")), reason));
+            }
+            if driver == "kubernetes" && service.restorable == Some(true) {
+                let reason = "pods are placed by Kubernetes, nothing of them can be restored";
+                return Err(invalid(key(&format!("service[{n}].restorable")), reason));
+            }
         }
         Ok(())
     }
@@ -239,7 +302,9 @@ impl PeerConfig {
 
 impl CommandsConfig {
     fn check(&self, key: &impl Fn(&str) -> String) -> Result<(), ConfigError> {
-        for (name, text) in [("commands.acquire", &self.acquire), ("commands.release", &self.release)] {
+        let role = self.role.as_ref().map(|text| ("commands.role", text));
+        let both = [("commands.acquire", &self.acquire), ("commands.release", &self.release)];
+        for (name, text) in both.into_iter().chain(role) {
             words::split(text).map_err(|error| invalid(key(name), error.to_string()))?;
         }
         Ok(())
@@ -278,16 +343,8 @@ fn sixty_four() -> usize {
     64
 }
 
-fn start_first() -> Handover {
-    Handover::StartFirst
-}
-
 fn one() -> u32 {
     1
-}
-
-fn yes() -> bool {
-    true
 }
 
 #[cfg(test)]

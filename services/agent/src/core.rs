@@ -8,6 +8,8 @@
 //! epoch supersedes what waits: it ends as failed, so that nothing acts on behalf of a move that was given up. Between driver calls
 //! a move also yields to a later opposite command of the same epoch (the release of an acquire that does not get ready).
 
+mod roles;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,6 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::driver::{Answer, Call, Driver, Exit, Target, Verb};
 use crate::journal::{Admission, Finished, Journal, is_final};
+use crate::lag::Lag;
 use crate::observe::Observer;
 use crate::reports::Reports;
 
@@ -41,6 +44,7 @@ pub struct Core {
     pub journal: Arc<Journal>,
     reports: Reports,
     observer: Arc<Observer>,
+    lag: Option<Lag>,
     /// How many driver calls run at once.
     permits: Arc<Semaphore>,
     /// Told after every change, so that a heartbeat follows at once.
@@ -57,13 +61,15 @@ pub struct CoreParts {
     pub journal: Arc<Journal>,
     pub reports: Reports,
     pub observer: Arc<Observer>,
+    /// Where the driver does not know it.
+    pub lag: Option<Lag>,
     pub permits: Arc<Semaphore>,
     pub stop: CancellationToken,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum LaneKey {
-    /// Cordon and uncordon.
+    /// Cordon, uncordon and role.
     Peer,
     Workload(WorkloadId),
 }
@@ -91,6 +97,7 @@ impl Core {
             journal: parts.journal,
             reports: parts.reports,
             observer: parts.observer,
+            lag: parts.lag,
             permits: parts.permits,
             changed: Arc::new(Notify::new()),
             lanes: Mutex::new(HashMap::new()),
@@ -150,8 +157,17 @@ impl Core {
         if command.peer != self.peer {
             return Some(format!("a command for {} came to {}", command.peer, self.peer));
         }
-        let needs = matches!(command.verb, CommandVerb::Acquire | CommandVerb::Release);
-        (needs && command.workload.is_none()).then(|| format!("{} of which workload?", command.verb))
+        match (command.verb, &command.workload, &command.cluster) {
+            (CommandVerb::Acquire | CommandVerb::Release, None, _) => {
+                Some(format!("{} of which workload?", command.verb))
+            }
+            (CommandVerb::Role, Some(_), _) => Some("a role is not of a workload".to_owned()),
+            (CommandVerb::Role, None, None) => Some("role of which cluster?".to_owned()),
+            (CommandVerb::Role, None, Some(role)) if role.cluster != *self.observer.cluster() => {
+                Some(format!("a role of {} came to a peer of {}", role.cluster, self.observer.cluster()))
+            }
+            _ => None,
+        }
     }
 
     /// On the journal's thread: the order of these calls is the order of the lanes.
@@ -221,12 +237,17 @@ impl Core {
             CommandVerb::Release => self.release(command, newest).await,
             CommandVerb::Cordon => Some(self.hold(command, Verb::Cordon).await),
             CommandVerb::Uncordon => Some(self.hold(command, Verb::Uncordon).await),
+            CommandVerb::Role => roles::run(self, command, newest).await,
             CommandVerb::List => Some(self.list().await),
         }
     }
 
     async fn acquire(&self, command: &Command, newest: &mut watch::Receiver<(CommandVerb, u64)>) -> Option<Outcome> {
         let id = &command.workload.as_ref()?.id;
+        // A fence may have come while the command waited for its turn.
+        if let Some(message) = self.journal.fenced(&self.peer) {
+            return Some(Outcome::Failed { message });
+        }
         let begun = Instant::now();
         let mut interim = Interim::default();
         let mut pause = READY_POLL.0;
@@ -310,6 +331,18 @@ impl Core {
         self.permitted(Call::list(&self.peer)).await
     }
 
+    /// How far the peer's replica is behind, none where that is not known.
+    pub async fn lag_ms(&self) -> Option<u64> {
+        let Some(lag) = &self.lag else { return self.driver.lag_ms() };
+        match lag.measure().await {
+            Ok(ms) => Some(ms),
+            Err(error) => {
+                tracing::warn!(peer = %self.peer, error, "the replication lag cannot be measured");
+                None
+            }
+        }
+    }
+
     fn spawn_list(self: &Arc<Self>, command: Command) {
         let (core, stop) = (self.clone(), self.stop.clone());
         self.tasks.spawn_on(
@@ -324,7 +357,8 @@ impl Core {
 
     async fn call(&self, command: &Command, verb: Verb) -> Answer {
         let target = command.workload.as_ref().map(Target::from);
-        self.permitted(Call { verb, peer: self.peer.clone(), target, holds: command.holds.clone() }).await
+        let (holds, cluster) = (command.holds.clone(), command.cluster.clone());
+        self.permitted(Call { verb, peer: self.peer.clone(), target, holds, cluster }).await
     }
 
     async fn permitted(&self, call: Call) -> Answer {

@@ -4,8 +4,9 @@
 //! Names: clusters `cluster-1…`, peers `cluster-1-peer-1…`, workloads `cluster-1-peer-1-w1…`, services `svc-1` to `svc-5` in
 //! turn; `svc-4` is stop-first, the others start-first. A fleet on the state folder of an earlier one goes on where that was.
 //!
-//! Faults are set on `omni.v1.fleet.<peer>.fault` with `{"mode": "none|silent|not-ready|refuse|busy", "message": "…"}`;
-//! the answer is `ok` or what is wrong.
+//! Faults are set on `omni.v1.fleet.<peer>.fault` with `{"mode": "none|silent|not-ready|refuse|busy|no-role|role-fails",
+//! "message": "…"}`, the replication lag with `{"lagMs": 900}` (0 at first); what is left out stays. The answer is `ok` or what
+//! is wrong.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use omnirelay_contract::agent::PeerDescription;
+use omnirelay_contract::agent::{CommandVerb, PeerDescription};
 use omnirelay_workflow::resource::Handover;
 use omnirelay_workflow::{ClusterId, PeerId, WorkloadId};
 use tokio::sync::Semaphore;
@@ -24,7 +25,7 @@ use uuid::Uuid;
 
 use crate::commands::{self, Found};
 use crate::core::{Core, CoreParts};
-use crate::driver::simulated::{Fault, FaultMode, SimulatedDriver};
+use crate::driver::simulated::{Change, FaultMode, SimulatedDriver};
 use crate::heartbeat::{self, Rhythm};
 use crate::journal::{Journal, Placement};
 use crate::link::Link;
@@ -105,10 +106,10 @@ impl Fleet {
         // Whoever waits for the fleet wants it to be commanded at once. Without NATS it starts all the same, and waits.
         let subscribed = async {
             fleet.link.connected().await;
-            fleet.link.client().flush().await
+            fleet.link.round_trip().await
         };
         match tokio::time::timeout(CONNECT_PATIENCE, subscribed).await {
-            Ok(flushed) => flushed?,
+            Ok(known) => known?,
             Err(_) => tracing::warn!("NATS cannot be reached yet, the simulated fleet goes on trying"),
         }
         fleet.beat(options.heartbeat);
@@ -138,7 +139,7 @@ impl Fleet {
         let (client, peers, stop) = (client.clone(), self.peers.clone(), self.stop.clone());
         self.tasks.spawn({
             let (client, peers, stop) = (client.clone(), peers.clone(), stop.clone());
-            async move { commands::serve(&client, commands, |peer| find(&peers, peer), stop).await }
+            async move { commands::serve(&client, commands, |peer, verb| find(&peers, peer, verb), stop).await }
         });
         self.tasks.spawn({
             let client = client.clone();
@@ -173,12 +174,15 @@ impl Drop for Fleet {
     }
 }
 
-fn find(peers: &HashMap<PeerId, Member>, peer: &str) -> Option<Found> {
+fn find(peers: &HashMap<PeerId, Member>, peer: &str, verb: &str) -> Option<Found> {
     let member = peers.get(peer)?;
     match member.driver.mode() {
         FaultMode::Silent => None,
         FaultMode::Refuse => Some(Found::Refuses(member.driver.fault().words())),
-        FaultMode::None | FaultMode::NotReady | FaultMode::Busy => Some(Found::Core(member.core.clone())),
+        FaultMode::NoRole if verb == CommandVerb::Role.as_str() => None,
+        FaultMode::None | FaultMode::NotReady | FaultMode::Busy | FaultMode::NoRole | FaultMode::RoleFails => {
+            Some(Found::Core(member.core.clone()))
+        }
     }
 }
 
@@ -187,10 +191,10 @@ async fn take_faults(client: &async_nats::Client, mut faults: async_nats::Subscr
         let peer = message.subject.as_str().split('.').nth(3).unwrap_or_default();
         // Another fleet's.
         let Some(member) = peers.get(peer) else { continue };
-        let answer = match serde_json::from_slice::<Fault>(&message.payload) {
-            Ok(fault) => {
-                tracing::info!(peer, mode = %fault.mode, "a simulated fault is set");
-                member.driver.set_fault(fault);
+        let answer = match serde_json::from_slice::<Change>(&message.payload) {
+            Ok(change) => {
+                tracing::info!(peer, ?change, "a simulated peer is changed");
+                member.driver.change(change);
                 member.core.changed.notify_one();
                 "ok".to_owned()
             }
@@ -221,12 +225,14 @@ fn members(
             let here = workloads(options, journal, &peer)?;
             let driver = Arc::new(SimulatedDriver::new(here, options.handover.clone(), options.seed));
             let describe = describe(options, &cluster, &peer, n);
-            let observer = Arc::new(Observer::new(peer.clone(), incarnation, describe, profiles()));
+            let observer =
+                Arc::new(Observer::new(peer.clone(), incarnation, describe, profiles(), ServiceProfile::default()));
             let core = Core::new(CoreParts {
                 driver: driver.clone(),
                 journal: journal.clone(),
                 reports: reports.clone(),
                 observer: observer.clone(),
+                lag: None,
                 permits: permits.clone(),
                 stop: stop.clone(),
             });

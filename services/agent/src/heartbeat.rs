@@ -76,7 +76,7 @@ impl Heart {
     }
 
     async fn beat_once(&mut self) {
-        let answer = self.core.observe().await;
+        let (answer, lag_ms) = tokio::join!(self.core.observe(), self.core.lag_ms());
         let health = match answer.exit {
             Exit::Done => {
                 self.lines = Some(answer.lines);
@@ -89,7 +89,7 @@ impl Heart {
         };
         let Some(lines) = &self.lines else { return };
         self.seq += 1;
-        let heartbeat = self.observer.heartbeat(self.seq, health, lines, &self.core.journal);
+        let heartbeat = self.observer.heartbeat(self.seq, health, lines, lag_ms, &self.core.journal);
         let payload = match serde_json::to_vec(&heartbeat) {
             Ok(payload) => payload,
             Err(error) => {

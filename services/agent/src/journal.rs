@@ -1,4 +1,5 @@
-//! What an agent must not forget: the highest epoch per workload, and what became of each command.
+//! What an agent must not forget: the highest epoch per workload, the highest failover version of the peer's cluster, and
+//! what became of each command.
 //!
 //! The file is append-only, one JSON entry a line. An accepted command is on the disk *before* it is acted upon, so that an
 //! agent that was killed neither acts on a stale epoch nor runs a finished command again. Entries that wait together share one
@@ -15,12 +16,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
-use omnirelay_contract::agent::{Command, Outcome};
+use omnirelay_contract::agent::{ClusterRole, Command, CommandVerb, Outcome};
+use omnirelay_workflow::resource::Role;
 use omnirelay_workflow::{CommandId, HoldId, PeerId, Timestamp, WorkloadId};
 
 use file::JournalFile;
 use state::{Entry, Known, State};
-pub use state::{Finished, Placement};
+pub use state::{Finished, Placement, Roles};
 
 /// A journal could not be opened or written.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +86,7 @@ impl Journal {
     ///
     /// A command that is known repeats its answer, expired or not. Otherwise an expired one is refused, and one whose epoch is
     /// below the highest seen for its workload. An equal epoch is fine: the release that belongs to an acquire carries it.
+    /// A role is refused below the highest failover version seen, and a fenced peer acquires nothing.
     pub fn admit(
         &self,
         command: &Command,
@@ -153,6 +156,16 @@ impl Journal {
         self.lock().holds(peer)
     }
 
+    /// What the peer was told about its cluster, and what of it was done.
+    pub fn roles(&self, peer: &PeerId) -> Roles {
+        self.lock().roles(peer)
+    }
+
+    /// Why the peer acquires nothing now, if it is fenced.
+    pub fn fenced(&self, peer: &PeerId) -> Option<String> {
+        fenced(self.lock().told_role(peer))
+    }
+
     /// Commands accepted and not finished, in the order of their acceptance.
     pub fn unfinished(&self, peer: &PeerId) -> Vec<Command> {
         self.lock().unfinished(peer)
@@ -217,7 +230,33 @@ fn decide(state: &State, command: &Command, now: Timestamp) -> Admission {
             return Admission::Refused(format!("stale epoch {}, seen {seen}", workload.epoch));
         }
     }
-    Admission::Begin
+    let told = state.told_role(&command.peer);
+    let refusal = match command.verb {
+        CommandVerb::Role => command.cluster.as_ref().and_then(|role| stale_role(role, told?)),
+        CommandVerb::Acquire => fenced(told),
+        CommandVerb::Release | CommandVerb::List | CommandVerb::Cordon | CommandVerb::Uncordon => None,
+    };
+    refusal.map_or(Admission::Begin, Admission::Refused)
+}
+
+/// Within one version the way is forward only: a fence that arrives after the cutover's role is a late one.
+fn stale_role(role: &ClusterRole, told: &ClusterRole) -> Option<String> {
+    let (asked, seen) = (role.failover_version, told.failover_version);
+    if asked < seen {
+        Some(format!("stale failover version {asked}, seen {seen}"))
+    } else if asked == seen && role.role == Role::Fenced && told.role != Role::Fenced {
+        Some(format!("stale: {} already under failover version {seen}, a fence needs a higher one", told.role))
+    } else {
+        None
+    }
+}
+
+fn fenced(told: Option<&ClusterRole>) -> Option<String> {
+    let told = told.filter(|told| told.role == Role::Fenced)?;
+    let ClusterRole { cluster, failover_version, .. } = told;
+    Some(format!(
+        "fenced: {cluster} changes its role (failover version {failover_version}), nothing is acquired meanwhile"
+    ))
 }
 
 /// At most this many lines share one write and one fsync.

@@ -18,6 +18,7 @@ pub mod driver;
 pub mod fleet;
 mod heartbeat;
 pub mod journal;
+mod lag;
 mod link;
 mod observe;
 mod reports;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use bytes::Bytes;
+use futures_util::StreamExt;
 use tokio::sync::watch;
 
 /// The longest pause between two attempts to connect.
@@ -73,6 +75,14 @@ impl Link {
     pub async fn connected(&self) {
         // An error would mean that the client is gone, and with it whoever waits here.
         let _ = self.connections.clone().wait_for(|n| *n > 0).await;
+    }
+
+    /// Resolves when the server has taken everything that was asked of it before: a flush only says that it was sent.
+    pub async fn round_trip(&self) -> anyhow::Result<()> {
+        let inbox = self.client.new_inbox();
+        let mut echo = self.client.subscribe(inbox.clone()).await?;
+        self.client.publish(inbox, Bytes::new()).await?;
+        echo.next().await.map(drop).ok_or_else(|| anyhow::anyhow!("the connection to NATS was closed"))
     }
 
     pub fn is_connected(&self) -> bool {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use omnirelay_contract::agent::{AgentHealth, Heartbeat, ObservedWorkload, PeerDescription};
-use omnirelay_workflow::PeerId;
 use omnirelay_workflow::resource::Handover;
+use omnirelay_workflow::{ClusterId, PeerId};
 use uuid::Uuid;
 
 use crate::driver::Line;
@@ -32,6 +32,8 @@ pub struct Observer {
     incarnation: Uuid,
     describe: PeerDescription,
     services: BTreeMap<String, ServiceProfile>,
+    /// Of services that the configuration does not name.
+    unknown: ServiceProfile,
 }
 
 impl Observer {
@@ -41,23 +43,27 @@ impl Observer {
         incarnation: Uuid,
         describe: PeerDescription,
         services: BTreeMap<String, ServiceProfile>,
+        unknown: ServiceProfile,
     ) -> Self {
-        Self { peer, incarnation, describe, services }
+        Self { peer, incarnation, describe, services, unknown }
     }
 
     pub fn peer(&self) -> &PeerId {
         &self.peer
     }
 
+    pub fn cluster(&self) -> &ClusterId {
+        &self.describe.cluster
+    }
+
     /// The driver's lines as the control plane sees them.
     pub fn observed(&self, lines: &[Line], journal: &Journal) -> Vec<ObservedWorkload> {
         let epochs = journal.epochs(&self.peer, lines.iter().map(|line| &line.id));
-        let unknown = ServiceProfile::default();
         lines
             .iter()
             .zip(epochs)
             .map(|(line, epoch)| {
-                let profile = self.services.get(&line.service).unwrap_or(&unknown);
+                let profile = self.services.get(&line.service).unwrap_or(&self.unknown);
                 ObservedWorkload {
                     id: line.id.clone(),
                     service: line.service.clone(),
@@ -74,7 +80,14 @@ impl Observer {
             .collect()
     }
 
-    pub fn heartbeat(&self, seq: u64, health: AgentHealth, lines: &[Line], journal: &Journal) -> Heartbeat {
+    pub fn heartbeat(
+        &self,
+        seq: u64,
+        health: AgentHealth,
+        lines: &[Line],
+        lag_ms: Option<u64>,
+        journal: &Journal,
+    ) -> Heartbeat {
         Heartbeat {
             peer: self.peer.clone(),
             incarnation: self.incarnation,
@@ -82,7 +95,8 @@ impl Observer {
             health,
             holds: journal.holds(&self.peer),
             workloads: self.observed(lines, journal),
-            lag_ms: None,
+            lag_ms,
+            cluster: journal.roles(&self.peer).done,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             describe: self.describe.clone(),
         }

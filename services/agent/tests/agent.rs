@@ -6,15 +6,17 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{Control, PATIENCE, command, failed};
+use common::{Control, PATIENCE, command, failed, role_of};
 use omnirelay_agent::config::AgentConfig;
 use omnirelay_agent::run_agent;
 use omnirelay_contract::agent::{Command, CommandVerb, Outcome, Reply};
 use omnirelay_workflow::Timestamp;
+use omnirelay_workflow::resource::Role;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// `w.run` is a workload that runs, `w.sick` keeps it from being ready, `w.busy` from being released; `calls` is the log.
+/// `w.run` is a workload that runs, `w.sick` keeps it from being ready, `w.busy` from being released; `role.busy` keeps the
+/// role as it is; `calls` is the log.
 const DRIVER: &str = r#"#!/bin/sh
 cd "$(dirname "$0")" || exit 1
 line() { r=true; [ -e "$1.sick" ] && r=false; printf '{"id":"%s","service":"shop","ready":%s}\n' "$1" "$r"; }
@@ -25,6 +27,7 @@ status) line "$2"; if [ -e "$2.sick" ]; then cat "$2.sick" >&2; fi ;;
 acquire) if [ -e "$2.broken" ]; then echo "no such image" >&2; exit 1; fi; touch "$2.run" ;;
 release) if [ -e "$2.busy" ]; then cat "$2.busy" >&2; exit 75; fi; rm -f "$2.run" ;;
 cordon | uncordon) ;;
+role) if [ -e role.busy ]; then cat role.busy >&2; exit 75; fi; echo "$OMNIRELAY_ROLE $OMNIRELAY_FAILOVER_VERSION" >role ;;
 *) echo "unknown verb $1" >&2; exit 1 ;;
 esac
 "#;
@@ -285,5 +288,89 @@ async fn holds_are_told_to_the_driver_and_by_heartbeats_also_after_a_restart() {
     let uncordon = of("op-2", CommandVerb::Uncordon, vec![]);
     scene.control.accepted(&uncordon).await;
     scene.control.heartbeat("p1", |h| h.holds.is_empty()).await;
+    agent.stop().await;
+}
+
+fn role(id: &str, version: u64, role: Role) -> Command {
+    role_of(id, "p1", "c1", version, role)
+}
+
+#[tokio::test]
+async fn a_role_reaches_the_driver_once_and_lower_versions_are_refused_also_after_a_kill() {
+    let mut scene = Scene::new().await;
+    let agent = scene.agent();
+    let fence = role("op-1", 5, Role::Fenced);
+    for told in [&fence, &role("op-2", 5, Role::Fenced)] {
+        scene.control.accepted(told).await;
+        assert_eq!(scene.control.outcome(told).await, Outcome::Done);
+    }
+    assert_eq!(scene.calls("role fenced"), 1, "what is done already is only reported");
+    let beat = scene.control.heartbeat("p1", |h| h.cluster.is_some()).await;
+    assert_eq!(beat.cluster, fence.cluster);
+    let Reply::Refused { message } = scene.control.send(&acquire("op-3", 1)).await else { panic!("acquired") };
+    assert!(message.starts_with("fenced: c1 changes its role"), "{message}");
+    let go = release("op-4", 1);
+    scene.control.accepted(&go).await;
+    assert_eq!(scene.control.outcome(&go).await, Outcome::Done);
+    agent.kill();
+
+    let agent = scene.agent();
+    scene.control.heartbeat("p1", |h| h.cluster == fence.cluster && h.seq == 1).await;
+    let refused = |message: &str| Reply::Refused { message: message.to_owned() };
+    let stale = role("op-5", 4, Role::Active);
+    assert_eq!(scene.control.send(&stale).await, refused("stale failover version 4, seen 5"));
+    let other = role_of("op-6", "p1", "c2", 6, Role::Active);
+    assert_eq!(scene.control.send(&other).await, refused("a role of c2 came to a peer of c1"));
+    let none = Command { cluster: None, ..role("op-7", 6, Role::Active) };
+    assert_eq!(scene.control.send(&none).await, refused("role of which cluster?"));
+
+    let activate = role("op-8", 5, Role::Active);
+    let come = acquire("op-9", 2);
+    for told in [&activate, &come] {
+        scene.control.accepted(told).await;
+        assert_eq!(scene.control.outcome(told).await, Outcome::Done);
+    }
+    assert_eq!(std::fs::read_to_string(scene.file("role")).unwrap(), "active 5\n");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_busy_role_is_asked_again_until_a_later_one_overtakes_it() {
+    let mut scene = Scene::new().await;
+    let agent = scene.agent();
+    std::fs::write(scene.file("role.busy"), "3 writes in flight").unwrap();
+    let fence = role("op-1", 5, Role::Fenced);
+    scene.control.accepted(&fence).await;
+    let busy = Outcome::Busy { remaining: None, message: "3 writes in flight".to_owned() };
+    assert_eq!(scene.control.report(&fence).await.outcome, busy);
+    let back = role("op-2", 6, Role::Active);
+    scene.control.accepted(&back).await;
+    assert_eq!(failed(&scene.control.outcome(&fence).await), "superseded by active of failover version 6");
+    assert_eq!(scene.control.report(&back).await.outcome, busy);
+    std::fs::remove_file(scene.file("role.busy")).unwrap();
+    assert_eq!(scene.control.outcome(&back).await, Outcome::Done);
+    assert_eq!(std::fs::read_to_string(scene.file("role")).unwrap(), "active 6\n", "the fence never got through");
+    let brief = Command { expires_at: Timestamp::now() + Duration::from_secs(1), ..role("op-3", 7, Role::Fenced) };
+    std::fs::write(scene.file("role.busy"), "3 writes in flight").unwrap();
+    scene.control.accepted(&brief).await;
+    assert_eq!(failed(&scene.control.outcome(&brief).await), "still busy: 3 writes in flight");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_acquire_that_was_accepted_before_a_fence_is_not_begun_again_after_it() {
+    let mut scene = Scene::new().await;
+    let agent = scene.agent();
+    std::fs::write(scene.file("w1.sick"), "ready check 503").unwrap();
+    let come = acquire("op-1", 5);
+    scene.control.accepted(&come).await;
+    assert!(matches!(scene.control.report(&come).await.outcome, Outcome::NotReady { .. }));
+    let fence = role("op-2", 5, Role::Fenced);
+    scene.control.accepted(&fence).await;
+    assert_eq!(scene.control.outcome(&fence).await, Outcome::Done, "a move does not hold it up");
+    agent.kill();
+    let agent = scene.agent();
+    assert!(failed(&scene.control.outcome(&come).await).starts_with("fenced: c1 changes its role"));
+    assert_eq!(scene.calls("acquire w1"), 1);
     agent.stop().await;
 }

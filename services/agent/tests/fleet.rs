@@ -5,12 +5,12 @@ mod common;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use common::{Control, command, failed};
+use common::{Control, command, failed, role_of};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use omnirelay_agent::fleet::{Fleet, FleetOptions};
 use omnirelay_contract::agent::{CommandVerb, Outcome, Reply};
-use omnirelay_workflow::resource::Handover;
+use omnirelay_workflow::resource::{Handover, Role};
 
 const P1: &str = "cluster-1-peer-1";
 const P2: &str = "cluster-1-peer-2";
@@ -96,6 +96,40 @@ async fn faults_make_every_kind_of_blocker() {
     assert_eq!(set_fault(&control, P2, r#"{"mode":"none"}"#).await, "ok");
     control.heartbeat(P2, |_| true).await;
     assert!(set_fault(&control, P2, r#"{"mode":"odd"}"#).await.starts_with("not a fault:"));
+    fleet.stop().await;
+}
+
+#[tokio::test]
+async fn roles_are_told_and_kept_and_lag_and_silence_can_be_set() {
+    let mut control = Control::new().await;
+    control.create_stream().await;
+    let folder = tempfile::tempdir().unwrap();
+    let fleet = Fleet::start(options(&control, &folder)).await.unwrap();
+    assert_eq!(control.heartbeat(P1, |_| true).await.lag_ms, Some(0));
+    assert_eq!(set_fault(&control, P1, r#"{"lagMs":900}"#).await, "ok");
+    control.heartbeat(P1, |h| h.lag_ms == Some(900)).await;
+
+    let fence = role_of("fence", P1, "cluster-1", 3, Role::Fenced);
+    assert_eq!(set_fault(&control, P1, r#"{"mode":"no-role"}"#).await, "ok");
+    assert_eq!(control.try_send(&fence).await, None);
+    let go = command("go", CommandVerb::Release, P1, W1, 1);
+    control.accepted(&go).await;
+    assert_eq!(control.outcome(&go).await, Outcome::Done, "everything else is answered");
+    assert_eq!(set_fault(&control, P1, r#"{"mode":"role-fails","message":"split brain"}"#).await, "ok");
+    control.accepted(&fence).await;
+    assert_eq!(failed(&control.outcome(&fence).await), "split brain");
+    assert_eq!(set_fault(&control, P1, r#"{"mode":"none"}"#).await, "ok");
+    let again = role_of("again", P1, "cluster-1", 3, Role::Fenced);
+    control.accepted(&again).await;
+    assert_eq!(control.outcome(&again).await, Outcome::Done);
+    control.heartbeat(P1, |h| h.cluster == fence.cluster && h.lag_ms == Some(900)).await;
+    fleet.stop().await;
+
+    let fleet = Fleet::start(options(&control, &folder)).await.unwrap();
+    control.heartbeat(P1, |h| h.cluster == fence.cluster).await;
+    let stale = role_of("stale", P1, "cluster-1", 2, Role::Active);
+    let refused = Reply::Refused { message: "stale failover version 2, seen 3".to_owned() };
+    assert_eq!(control.send(&stale).await, refused);
     fleet.stop().await;
 }
 

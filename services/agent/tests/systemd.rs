@@ -40,7 +40,7 @@ async fn ask(driver: &ExecDriver, verb: Verb, workload: &str, service: &str, uni
     let id = WorkloadId::parse(workload).unwrap();
     let target = Target { id, service: service.to_owned(), unit: unit.map(str::to_owned), epoch: 1 };
     let target = matches!(verb, Verb::Status | Verb::Acquire | Verb::Release).then_some(target);
-    driver.call(Call { verb, peer: PeerId::parse("p1").unwrap(), target, holds: Vec::new() }).await
+    driver.call(Call { verb, peer: PeerId::parse("p1").unwrap(), target, holds: Vec::new(), cluster: None }).await
 }
 
 #[tokio::test]

@@ -88,8 +88,13 @@ impl Request {
 
     /// A mutation with its idempotency key.
     pub fn post(path: impl Into<String>, key: &str, body: Value) -> Self {
+        Self::mutation(Method::POST, path, key, body)
+    }
+
+    /// A mutation by this method.
+    pub fn mutation(method: Method, path: impl Into<String>, key: &str, body: Value) -> Self {
         Self {
-            method: Method::POST,
+            method,
             path: path.into(),
             query: Vec::new(),
             headers: vec![("idempotency-key", key.to_owned())],
@@ -110,11 +115,19 @@ impl Request {
         self.headers.push((name, value.to_string()));
         self
     }
+
+    /// Only where the resource is still as it was read.
+    #[must_use]
+    pub fn if_match(self, revision: u64) -> Self {
+        self.header("if-match", format!("\"{revision}\""))
+    }
 }
 
 /// A good answer.
 #[derive(Debug, Clone)]
 pub struct Answer {
+    /// 200, 201 where something was created, 202 where it goes on.
+    pub status: u16,
     pub body: Value,
 }
 
@@ -145,6 +158,11 @@ impl Client {
 
     pub fn token(&self) -> Option<&Token> {
         self.token.as_ref()
+    }
+
+    /// Where exchanges and prompts are written to, if anywhere.
+    pub fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_ref()
     }
 
     /// Sends, and asks again while the trouble looks like passing.
@@ -271,7 +289,7 @@ impl Client {
         let path = || request.path.clone();
         if status.is_success() {
             let body = parsed.map_err(|source| ClientError::Unreadable { path: path(), source })?;
-            return Ok(Answer { body });
+            return Ok(Answer { status: status.as_u16(), body });
         }
         if let Ok(problem) = serde_json::from_slice::<Problem>(&bytes) {
             return Err(ClientError::Problem(Box::new(problem)));
@@ -292,8 +310,8 @@ impl Client {
         started: Instant,
     ) -> Result<(), ClientError> {
         let Some(recorder) = &self.recorder else { return Ok(()) };
-        let exchange = Exchange::new(request, self.token.is_some(), status.as_u16(), headers, body, started.elapsed());
-        recorder.append(&exchange).map_err(|source| ClientError::Record { file: recorder.file().to_owned(), source })
+        let exchange = Exchange::new(request, status.as_u16(), headers, body, started.elapsed());
+        recorder.exchange(exchange).map_err(|source| ClientError::Record { file: recorder.file().to_owned(), source })
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a command that does not work out tells: one style, `error: <what>` and below it what to do.
 
 use omnirelay_contract::problem::{Code, Problem};
+use omnirelay_contract::rest::Inverse;
 
 use crate::client::ClientError;
 use crate::exit::Exit;
@@ -62,6 +63,11 @@ impl Failure {
                 Some(command) => failure.hint(format!("to undo it: {command}")),
                 None => failure,
             },
+            Code::RevisionMismatch => {
+                failure.hint("somebody else changed it meanwhile: look at it and repeat the command")
+            }
+            Code::TicketRequired => failure.hint("name the ticket: --ticket ID"),
+            Code::SelfApproval => failure.hint("see who may decide: omnirelay mesh approvals list"),
             _ => failure,
         }
     }
@@ -91,13 +97,31 @@ fn operation_of(problem: &Problem) -> Option<String> {
 
 /// The inverse of what can no longer be cancelled, as a command of this CLI, else as the request it is.
 fn inverse_of(problem: &Problem) -> Option<String> {
-    let inverse: omnirelay_contract::rest::Inverse =
-        serde_json::from_value(problem.extra.get("inverse")?.clone()).ok()?;
-    let command = inverse.path.strip_prefix("/control/peers/").and_then(|rest| {
-        let (peer, verb) = rest.rsplit_once(':')?;
-        matches!(verb, "cordon" | "uncordon" | "drain").then(|| format!("omnirelay mesh peers {verb} {peer}"))
-    });
-    Some(command.unwrap_or_else(|| format!("{} {} {}", inverse.method, inverse.path, inverse.body)))
+    let inverse: Inverse = serde_json::from_value(problem.extra.get("inverse")?.clone()).ok()?;
+    Some(
+        command_of_inverse(&inverse).unwrap_or_else(|| format!("{} {} {}", inverse.method, inverse.path, inverse.body)),
+    )
+}
+
+/// A prepared request as the command that makes it, where there is one.
+pub fn command_of_inverse(inverse: &Inverse) -> Option<String> {
+    let rest = inverse.path.strip_prefix("/control/")?;
+    let (target, verb) = rest.rsplit_once(':')?;
+    let (resource, id) = target.split_once('/').unwrap_or((target, ""));
+    let text = |name: &str| inverse.body.get(name).map(crate::diff::plain);
+    match (resource, verb) {
+        ("peers", "cordon" | "uncordon" | "drain") if !id.is_empty() => {
+            Some(format!("omnirelay mesh peers {verb} {id}"))
+        }
+        ("clusters", "demote") => Some(format!("omnirelay mesh clusters demote {id}")),
+        ("clusters", "promote") => {
+            let demote = inverse.body.get("demote").and_then(|demote| demote.as_array()).into_iter().flatten();
+            let demote: String = demote.map(|id| format!(" --demote {}", crate::diff::plain(id))).collect();
+            Some(format!("omnirelay promote {id}{demote}"))
+        }
+        ("config", "rollback") => Some(format!("omnirelay mesh config rollback {}", text("revision")?)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -120,6 +144,13 @@ mod tests {
             &Problem::new(Code::TooLate, "already succeeded")
                 .with("inverse", json!({"method": "POST", "path": "/control/peers/web-07:uncordon", "body": {}})),
             "error: too late (too-late, 409)\n  already succeeded\n  to undo it: omnirelay mesh peers uncordon web-07\n",
+        );
+        check(
+            &Problem::new(Code::TooLate, "cut over").with(
+                "inverse",
+                json!({"method": "POST", "path": "/control/clusters/fra1:promote", "body": {"demote": ["ams1"]}}),
+            ),
+            "error: too late (too-late, 409)\n  cut over\n  to undo it: omnirelay promote fra1 --demote ams1\n",
         );
         check(&Problem::new(Code::NotFound, "no peer web-99"), "error: not found (not-found, 404)\n  no peer web-99\n");
     }

@@ -7,11 +7,13 @@
 mod client;
 mod commands;
 mod context;
+mod diff;
 pub mod exit;
 mod failure;
 #[cfg(test)]
 mod flow_tests;
 mod follow;
+mod observe;
 mod output;
 mod plan;
 mod prompt;
@@ -20,6 +22,8 @@ mod resolve;
 mod session;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod verb_tests;
 
 use std::process::ExitCode;
 
@@ -31,7 +35,9 @@ pub use exit::Exit;
 pub use output::Format;
 pub use session::GlobalArgs;
 
-use commands::{audit, auth, clusters, context as contexts, drain, events, ops, peers, status};
+use commands::{
+    apply, approvals, audit, auth, clusters, config, context as contexts, drain, events, ops, peers, promote, status,
+};
 use failure::Failure;
 
 /// The operator's commands, to be flattened into the binary's own.
@@ -61,6 +67,8 @@ pub enum Command {
     Doctor,
     /// Short for `mesh peers drain`
     Drain(drain::DrainArgs),
+    /// Short for `mesh clusters promote`
+    Promote(promote::PromoteArgs),
     /// Short for `mesh ops`
     Ops {
         #[command(subcommand)]
@@ -87,6 +95,18 @@ pub enum Mesh {
         #[command(subcommand)]
         command: ops::Ops,
     },
+    /// What waits for somebody's yes, and whose
+    Approvals {
+        #[command(subcommand)]
+        command: approvals::Approvals,
+    },
+    /// The settings of the mesh
+    Config {
+        #[command(subcommand)]
+        command: config::Configs,
+    },
+    /// Make clusters, peers and settings as a file says
+    Apply(apply::ApplyArgs),
     /// What needs attention, headroom, and whether this page can be trusted
     Status,
     /// Events as they happen
@@ -119,7 +139,10 @@ pub async fn run(command: Command, global: GlobalArgs) -> ExitCode {
 async fn dispatch(command: Command, global: &GlobalArgs) -> Result<Exit, Failure> {
     match command {
         Command::Mesh { command: Mesh::Peers { command } } => Box::pin(peers::run(command, global)).await,
-        Command::Mesh { command: Mesh::Clusters { command } } => clusters::run(command, global).await,
+        Command::Mesh { command: Mesh::Clusters { command } } => Box::pin(clusters::run(command, global)).await,
+        Command::Mesh { command: Mesh::Approvals { command } } => approvals::run(command, global).await,
+        Command::Mesh { command: Mesh::Config { command } } => Box::pin(config::run(command, global)).await,
+        Command::Mesh { command: Mesh::Apply(args) } => Box::pin(apply::run(args, global)).await,
         Command::Mesh { command: Mesh::Ops { command } } | Command::Ops { command } => {
             Box::pin(ops::run(command, global)).await
         }
@@ -130,6 +153,7 @@ async fn dispatch(command: Command, global: &GlobalArgs) -> Result<Exit, Failure
         Command::Context { command } => contexts::run(command, global),
         Command::Doctor => commands::doctor::report(&doctor_checks(global).await, global.output),
         Command::Drain(args) => Box::pin(drain::run(args, global)).await,
+        Command::Promote(args) => Box::pin(promote::promote(args, global)).await,
     }
 }
 
@@ -177,6 +201,35 @@ mod tests {
         check("omnirelay drain web-07 --on-deadline force -o json --url http://x", "Drain");
         check("omnirelay drain web-07 --on-deadline explode", "ValueValidation");
         check("omnirelay drain", "MissingRequiredArgument");
+        check("omnirelay drain web-07 web-08 --max-failures 1", "Drain");
+        check(
+            "omnirelay drain -l cluster=fra1,kernel=5.15 --max-concurrent 4 --canary 2 --soak 10m --gate rest",
+            "Drain",
+        );
+        check("omnirelay drain web-07 -l cluster=fra1", "ArgumentConflict");
+        check("omnirelay drain web-07 --gate never", "ValueValidation");
+        check("omnirelay drain -l a=b --soak 10m", "MissingRequiredArgument");
+        check("omnirelay promote ams1 --demote fra1 --ticket CHG-1 --no-wait", "Promote");
+        check("omnirelay promote not.an.id", "ValueValidation");
+        check("omnirelay mesh clusters demote fra1 --force --gate cutover --dry-run", "Mesh");
+        check("omnirelay mesh peers label web-07 zone=a tier- --reason x", "Mesh");
+        check("omnirelay mesh peers label web-07 zone", "ValueValidation");
+        check("omnirelay mesh peers label web-07", "MissingRequiredArgument");
+        check("omnirelay mesh peers annotate web-07 owner=\"net\" rack-", "Mesh");
+        check("omnirelay mesh peers why web-07 -o json", "Mesh");
+        check("omnirelay ops approve 7be3d210 --comment ok --yes", "Ops");
+        check("omnirelay ops approve 7be3d210 --digest xyz", "ValueValidation");
+        check("omnirelay ops reject ams1 --reason freeze", "Ops");
+        check("omnirelay ops retry 5d20c9aa --failed --yes", "Ops");
+        check("omnirelay ops pause web-07 --reason night", "Ops");
+        check("omnirelay ops resolve web-07", "Ops");
+        check("omnirelay mesh approvals list -o wide", "Mesh");
+        check("omnirelay mesh config get drain.deadline", "Mesh");
+        check("omnirelay mesh config set drain.deadline=30m approvals.rules=[] --yes", "Mesh");
+        check("omnirelay mesh config edit --ticket CHG-1", "Mesh");
+        check("omnirelay mesh config rollback seven", "ValueValidation");
+        check("omnirelay mesh apply -f mesh.yaml --dry-run --record x.jsonl", "Mesh");
+        check("omnirelay mesh apply", "MissingRequiredArgument");
         check("omnirelay drain web-07 --token x", "UnknownArgument");
         check("omnirelay ops attach web-07 --wait-timeout 5s", "Ops");
         check("omnirelay mesh ops watch 9c41e07b", "Mesh");
@@ -197,6 +250,8 @@ mod tests {
         let mut script = Vec::new();
         clap_complete::generate(Shell::Bash, &mut Root::command(), "omnirelay", &mut script);
         let script = String::from_utf8(script).expect("text");
-        assert!(script.contains("uncordon") && script.contains("whoami"));
+        for word in ["uncordon", "whoami", "promote", "demote", "annotate", "rollback", "approvals", "retry", "apply"] {
+            assert!(script.contains(word), "{word}");
+        }
     }
 }

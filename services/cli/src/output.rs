@@ -131,6 +131,18 @@ pub fn span(seconds: i64) -> String {
     }
 }
 
+/// `30m`, `1h 30m`: as durations are written in requests.
+pub fn rough(seconds: u64) -> String {
+    humantime::format_duration(std::time::Duration::from_secs(seconds)).to_string()
+}
+
+/// What is left of a time, as a clock that runs down: `29:41`, `1:02:03`.
+pub fn countdown(until: Timestamp, now: Timestamp) -> String {
+    let left = until.as_second().saturating_sub(now.as_second()).max(0);
+    let (hours, minutes, seconds) = (left / 3_600, left % 3_600 / 60, left % 60);
+    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+}
+
 /// How long ago, as a [`span`].
 pub fn age(since: Timestamp, now: Timestamp) -> String {
     span(now.as_second().saturating_sub(since.as_second()))
@@ -385,6 +397,10 @@ mod tests {
             [(-3, "0s"), (0, "0s"), (45, "45s"), (134, "2m14s"), (7_440, "2h04m"), (273_600, "3d04h")]
         {
             assert_eq!(span(seconds), text);
+        }
+        for (left, text) in [(-5, "0:00"), (9, "0:09"), (1_781, "29:41"), (3_723, "1:02:03")] {
+            let until = Timestamp::from_second(1_000 + left).expect("time");
+            assert_eq!(countdown(until, Timestamp::from_second(1_000).expect("time")), text);
         }
         let at = |ms| Timestamp::from_millisecond(ms).expect("time");
         for (ms, text) in [(0, "0ms"), (999, "999ms"), (1_449, "1.4s"), (10_000, "10s"), (134_999, "2m14s")] {

@@ -1,7 +1,9 @@
-//! Asking before something destructive: the target's name is typed, with the context in the question.
+//! Asking before something is changed: for what is destructive the target's name is typed, with the context in the
+//! question; for the rest a yes is enough.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
+use crate::client::Client;
 use crate::exit::Exit;
 use crate::failure::Failure;
 
@@ -20,7 +22,25 @@ pub fn require_terminal(action: &str) -> Result<(), Failure> {
 ///
 /// The question is a plain line on stderr and the answer a plain line of stdin: the terminal's own line editing is all
 /// that a name needs, and it works the same in every terminal.
-pub async fn confirm(question: &str, expected: &str, or: &str) -> Result<(), Failure> {
+pub async fn confirm(client: &Client, question: &str, expected: &str, or: &str) -> Result<(), Failure> {
+    match ask(client, question).await?.as_deref() {
+        Some(typed) if typed == expected || typed == or => Ok(()),
+        Some(typed) => Err(declined(&format!("{typed:?} is not {expected:?}"))),
+        None => Err(declined("no answer")),
+    }
+}
+
+/// Asks `… [y/N]`. Anything but a yes declines.
+pub async fn agree(client: &Client, question: &str) -> Result<(), Failure> {
+    match ask(client, &format!("{question} [y/N] ")).await?.as_deref() {
+        Some(typed) if matches!(typed.to_ascii_lowercase().as_str(), "y" | "yes") => Ok(()),
+        Some(_) => Err(declined("not a yes")),
+        None => Err(declined("no answer")),
+    }
+}
+
+/// One line of stdin, trimmed; none where there is no answer. Both go into the recording.
+async fn ask(client: &Client, question: &str) -> Result<Option<String>, Failure> {
     let mut stderr = std::io::stderr();
     let _ = write!(stderr, "{question}").and_then(|()| stderr.flush());
     let (sender, answer) = tokio::sync::oneshot::channel();
@@ -35,14 +55,16 @@ pub async fn confirm(question: &str, expected: &str, or: &str) -> Result<(), Fai
         typed = answer => typed.ok().flatten(),
         _ = tokio::signal::ctrl_c() => None,
     };
-    match typed.as_deref().map(str::trim) {
-        Some(typed) if typed == expected || typed == or => Ok(()),
-        Some(typed) => Err(declined(&format!("{typed:?} is not {expected:?}"))),
-        None => {
-            let _ = writeln!(stderr);
-            Err(declined("no answer"))
-        }
+    let typed = typed.map(|line| line.trim().to_owned());
+    if typed.is_none() {
+        let _ = writeln!(stderr);
     }
+    if let Some(recorder) = client.recorder() {
+        recorder.prompt(question, typed.as_deref()).map_err(|error| {
+            Failure::error(format!("the prompt cannot be recorded in {}: {error}", recorder.file()))
+        })?;
+    }
+    Ok(typed)
 }
 
 fn declined(why: &str) -> Failure {

@@ -1,4 +1,8 @@
-//! `--record FILE`: every HTTP exchange as one JSON line, for a bug report or a replay. The token is never in it.
+//! `--record FILE`: what a command said and was told, as JSON lines, for a bug report, a replay, or a test of what goes over
+//! the wire. The token is never in it.
+//!
+//! A line is either an exchange, `{at, request{method, path, headers, body}, response{status, headers, body}, latencyMs}`,
+//! or something that was asked of a person, `{at, prompts: [{text, answer}]}`; `answer` is null where nobody answered.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -14,54 +18,70 @@ use serde_json::{Map, Value};
 use crate::client::Request;
 use crate::context::private;
 
-const REDACTED: &str = "REDACTED";
-/// Headers whose values are nobody's business.
+/// Headers whose values are nobody's business: they are left out.
 const SECRET: &[&str] = &["authorization", "proxy-authorization", "cookie", "set-cookie"];
+/// Members of bodies that work like a password while they last.
+const TOKENS: &[&str] = &["token", "confirmation"];
+const REDACTED: &str = "REDACTED";
+
+/// One line of the file.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub enum Line {
+    Exchange(Box<Exchange>),
+    Prompted { at: Timestamp, prompts: Vec<Prompt> },
+}
 
 /// One request and its answer.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Exchange {
     pub at: Timestamp,
-    pub method: String,
-    /// With the query.
-    pub path: String,
-    pub request_headers: Map<String, Value>,
-    pub request_body: Option<Value>,
-    pub status: u16,
-    pub response_headers: Map<String, Value>,
-    /// JSON, or text where it is not JSON; null for an event stream.
-    pub response_body: Value,
+    pub request: Sent,
+    pub response: Got,
     pub latency_ms: u64,
 }
 
+#[derive(Debug, Clone, Serialize)]
+pub struct Sent {
+    pub method: String,
+    /// With the query.
+    pub path: String,
+    pub headers: Map<String, Value>,
+    pub body: Option<Value>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Got {
+    pub status: u16,
+    pub headers: Map<String, Value>,
+    /// JSON, or text where it is not JSON; null for an event stream.
+    pub body: Value,
+}
+
+/// A question and what was typed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Prompt {
+    pub text: String,
+    pub answer: Option<String>,
+}
+
 impl Exchange {
-    pub fn new(
-        request: &Request,
-        authorized: bool,
-        status: u16,
-        headers: &HeaderMap,
-        body: &Value,
-        latency: Duration,
-    ) -> Self {
-        let mut request_headers: Map<String, Value> =
-            request.headers.iter().map(|(name, value)| header(name, value)).collect();
-        if authorized {
-            request_headers.insert("authorization".to_owned(), REDACTED.into());
-        }
-        let response_headers = headers
+    pub fn new(request: &Request, status: u16, headers: &HeaderMap, body: &Value, latency: Duration) -> Self {
+        let sent = request.headers.iter().filter_map(|(name, value)| header(name, value)).collect();
+        let got = headers
             .iter()
-            .map(|(name, value)| header(name.as_str(), &String::from_utf8_lossy(value.as_bytes())))
+            .filter_map(|(name, value)| header(name.as_str(), &String::from_utf8_lossy(value.as_bytes())))
             .collect();
         Self {
             at: Timestamp::now(),
-            method: request.method.to_string(),
-            path: with_query(request),
-            request_headers,
-            request_body: request.body.clone(),
-            status,
-            response_headers,
-            response_body: body.clone(),
+            request: Sent {
+                method: request.method.to_string(),
+                path: with_query(request),
+                headers: sent,
+                body: request.body.clone().map(redacted),
+            },
+            response: Got { status, headers: got, body: redacted(body.clone()) },
             latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
         }
     }
@@ -87,19 +107,48 @@ impl Recorder {
         &self.name
     }
 
+    pub fn exchange(&self, exchange: Exchange) -> std::io::Result<()> {
+        self.append(&Line::Exchange(Box::new(exchange)))
+    }
+
+    pub fn prompt(&self, text: &str, answer: Option<&str>) -> std::io::Result<()> {
+        let prompt = Prompt { text: text.trim().to_owned(), answer: answer.map(str::to_owned) };
+        self.append(&Line::Prompted { at: Timestamp::now(), prompts: vec![prompt] })
+    }
+
     /// One line in one write, so that two commands that share a file do not mix theirs.
-    pub fn append(&self, exchange: &Exchange) -> std::io::Result<()> {
-        let mut line = serde_json::to_vec(exchange)?;
-        line.push(b'\n');
+    fn append(&self, line: &Line) -> std::io::Result<()> {
+        let mut bytes = serde_json::to_vec(line)?;
+        bytes.push(b'\n');
         let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        file.write_all(&line)
+        file.write_all(&bytes)
     }
 }
 
-fn header(name: &str, value: &str) -> (String, Value) {
+fn header(name: &str, value: &str) -> Option<(String, Value)> {
     let name = name.to_ascii_lowercase();
-    let value = if SECRET.contains(&name.as_str()) { REDACTED } else { value };
-    (name, value.into())
+    (!SECRET.contains(&name.as_str())).then(|| (name, value.into()))
+}
+
+/// A confirmation token is bound to its actor and lasts five minutes; a recording that is shared at once should still not
+/// hand it on. That it was there is kept.
+fn redacted(mut body: Value) -> Value {
+    match &mut body {
+        Value::Object(members) => {
+            for (name, value) in members.iter_mut() {
+                let old = value.take();
+                let secret = TOKENS.contains(&name.as_str()) && old.is_string();
+                *value = if secret { REDACTED.into() } else { redacted(old) };
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                *item = redacted(item.take());
+            }
+        }
+        _ => {}
+    }
+    body
 }
 
 fn with_query(request: &Request) -> String {
@@ -119,39 +168,65 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    #[test]
-    fn an_exchange_is_one_private_line_without_the_token() {
-        let folder = tempfile::tempdir().expect("folder");
+    fn recorder(folder: &tempfile::TempDir) -> (Recorder, std::path::PathBuf) {
         let path = folder.path().join("exchanges.jsonl");
         std::fs::write(&path, "").expect("an older file");
-        let recorder = Recorder::open(&path).expect("opened");
-        let request = Request::post("/control/peers/web-07:drain", "key-1", json!({"reason": "a\nb"}))
+        (Recorder::open(&path).expect("opened"), path)
+    }
+
+    fn lines(path: &Path) -> Vec<Value> {
+        let text = std::fs::read_to_string(path).expect("read");
+        text.lines().map(|line| serde_json::from_str(line).expect("json")).collect()
+    }
+
+    #[test]
+    fn an_exchange_is_one_private_line_without_any_token() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (recorder, path) = recorder(&folder);
+        let body = json!({"reason": "a\nb", "confirmation": "secret-1"});
+        let request = Request::post("/control/peers/web-07:drain", "key-1", body)
             .query("validateOnly", true)
             .header("authorization", "Bearer eyJ.secret");
         let mut headers = HeaderMap::new();
         headers.insert("set-cookie", "session=secret".parse().expect("value"));
         headers.insert("etag", "\"7\"".parse().expect("value"));
+        let answer = json!({"code": "x", "plan": {"confirmation": {"token": "secret-2", "expiresAt": "later"}}});
         for _ in 0..2 {
-            let exchange =
-                Exchange::new(&request, true, 428, &headers, &json!({"code": "x"}), Duration::from_millis(12));
-            recorder.append(&exchange).expect("appended");
+            let exchange = Exchange::new(&request, 428, &headers, &answer, Duration::from_millis(12));
+            recorder.exchange(exchange).expect("appended");
         }
         let text = std::fs::read_to_string(&path).expect("read");
-        assert!(!text.contains("secret"), "{text}");
-        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("json")).collect();
+        assert!(!text.contains("secret") && !text.contains("authorization"), "{text}");
+        let lines = lines(&path);
         assert_eq!(lines.len(), 2);
-        let line = &lines[0];
-        assert_eq!(line["method"], "POST");
-        assert_eq!(line["path"], "/control/peers/web-07:drain?validateOnly=true");
-        assert_eq!(line["requestHeaders"], json!({"idempotency-key": "key-1", "authorization": "REDACTED"}));
-        assert_eq!(line["requestBody"], json!({"reason": "a\nb"}));
-        assert_eq!((&line["status"], &line["latencyMs"]), (&json!(428), &json!(12)));
-        assert_eq!(line["responseHeaders"], json!({"etag": "\"7\"", "set-cookie": "REDACTED"}));
-        assert_eq!(line["responseBody"], json!({"code": "x"}));
+        let mut line = lines[0].clone();
+        line["at"].take();
+        assert_eq!(
+            line,
+            json!({"at": null, "latencyMs": 12,
+                "request": {"method": "POST", "path": "/control/peers/web-07:drain?validateOnly=true",
+                    "headers": {"idempotency-key": "key-1"},
+                    "body": {"reason": "a\nb", "confirmation": "REDACTED"}},
+                "response": {"status": 428, "headers": {"etag": "\"7\""},
+                    "body": {"code": "x", "plan": {"confirmation": {"token": "REDACTED", "expiresAt": "later"}}}}})
+        );
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;
             assert_eq!(std::fs::metadata(&path).expect("file").permissions().mode() & 0o777, 0o600);
         }
+    }
+
+    #[test]
+    fn a_prompt_is_a_line_with_what_was_typed() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (recorder, path) = recorder(&folder);
+        recorder.prompt("Type web-07: ", Some("web-07")).expect("appended");
+        recorder.prompt("Approve? ", None).expect("appended");
+        let prompts: Vec<Value> = lines(&path).into_iter().map(|line| line["prompts"].clone()).collect();
+        assert_eq!(
+            prompts,
+            [json!([{"text": "Type web-07:", "answer": "web-07"}]), json!([{"text": "Approve?", "answer": null}])]
+        );
     }
 }

@@ -1,11 +1,11 @@
 //! What people write for a peer or an operation, and which one they mean.
 //!
 //! A peer goes by its id or its free name. An operation goes by its id, by the tail of it (the last hex digits, as the
-//! CLI prints them) or by its target: the newest live one, else the newest. Whatever could be two things is an error
+//! CLI prints them) or by its target, a peer or a cluster: the newest live one, else the newest. Whatever could be two things is an error
 //! that lists them, never a guess.
 
-use omnirelay_contract::rest::{Operation, Peer};
-use omnirelay_contract::workflow::{OperationId, PeerId};
+use omnirelay_contract::rest::{Cluster, Operation, Peer};
+use omnirelay_contract::workflow::{ClusterId, OperationId, PeerId};
 
 use crate::client::{Client, ClientError, Request};
 use crate::exit::Exit;
@@ -30,51 +30,71 @@ pub async fn peer(client: &Client, text: &str) -> Result<Peer, Failure> {
     })
 }
 
+/// The operations' target that a name means: a peer's id or name, else a cluster's id.
+pub async fn target(client: &Client, text: &str) -> Result<String, Failure> {
+    if let Some(peer) = find_peer(client, text).await? {
+        return Ok(format!("peers/{}", peer.id));
+    }
+    if ClusterId::parse(text).is_ok() {
+        match client.get::<Cluster>(&format!("/control/clusters/{text}")).await {
+            Ok(cluster) => return Ok(format!("clusters/{}", cluster.id)),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Failure::new(Exit::NotFound, format!("there is neither a peer nor a cluster {text:?}"))
+        .hint("omnirelay mesh peers list, omnirelay mesh clusters list"))
+}
+
 /// The operation that `text` means.
 pub async fn operation(client: &Client, text: &str) -> Result<Operation, Failure> {
     if let Ok(id) = text.parse::<OperationId>() {
         return Ok(client.get(&format!("/control/operations/{id}")).await?);
     }
-    let name = text.strip_prefix("peers/").unwrap_or(text);
+    let mut targets = Vec::new();
+    let (kind, name) = text.split_once('/').map_or((None, text), |(kind, name)| (Some(kind), name));
+    if matches!(kind, None | Some("peers")) {
+        targets.extend(find_peer(client, name).await?.map(|peer| format!("peers/{}", peer.id)));
+    }
+    if matches!(kind, None | Some("clusters")) && ClusterId::parse(name).is_ok() {
+        targets.push(format!("clusters/{name}"));
+    }
+    if text == "config" || text == "config/settings" {
+        targets.push("config/settings".to_owned());
+    }
     let mut candidates = Vec::new();
-    let target = find_peer(client, name).await?.map(|peer| format!("peers/{}", peer.id));
-    if let Some(target) = &target {
-        candidates = operations(client, Some(target)).await?;
+    for target in &targets {
+        candidates.extend(operations(client, Some(target)).await?);
     }
     if tail_of(text).is_some() {
         candidates.extend(operations(client, None).await?);
     }
-    pick(&candidates, text, target.as_deref()).cloned()
+    pick(&candidates, text, &targets).cloned()
 }
 
-/// The rules, without I/O. `target` is the operations' target that `text` names, if it names one. `candidates` may hold
-/// more than match, in any order, and the same one twice.
-pub fn pick<'a>(candidates: &'a [Operation], text: &str, target: Option<&str>) -> Result<&'a Operation, Failure> {
-    let mut by_tail: Vec<&Operation> = match tail_of(text) {
+/// The rules, without I/O. `targets` are the operations' targets that `text` may name. `candidates` may hold more than match,
+/// in any order, and the same one twice.
+pub fn pick<'a>(candidates: &'a [Operation], text: &str, targets: &[String]) -> Result<&'a Operation, Failure> {
+    let mut named: Vec<&Operation> = match tail_of(text) {
         Some(tail) => candidates.iter().filter(|op| op.id.simple().to_string().ends_with(&tail)).collect(),
         None => Vec::new(),
     };
-    by_tail.sort_by_key(|op| op.id);
-    by_tail.dedup_by_key(|op| op.id);
-    let mine = || candidates.iter().filter(|op| Some(op.target.as_str()) == target);
-    // Ids are UUIDv7: the greatest is the newest.
-    let by_target =
-        mine().filter(|op| !op.state.is_terminal()).max_by_key(|op| op.id).or_else(|| mine().max_by_key(|op| op.id));
-    match (by_tail.as_slice(), by_target) {
-        ([], None) => Err(Failure::new(Exit::NotFound, format!("there is no operation {text:?}"))
-            .hint("give an id, the last four or more hex digits of one, or a peer; see omnirelay ops list")),
-        ([], Some(one)) => Ok(one),
-        ([one], None) => Ok(one),
-        ([one], Some(other)) if one.id == other.id => Ok(one),
-        (tails, target) => {
-            let mut failure = Failure::error(format!("{text:?} could be several operations; say which"));
-            let mut named: Vec<&Operation> = tails.iter().copied().chain(target).collect();
-            named.sort_by_key(|op| std::cmp::Reverse(op.id));
-            named.dedup_by_key(|op| op.id);
-            for op in named {
-                failure = failure.hint(format!("{}  {} {}  {}", op.id, op.verb, op.target, op.state));
-            }
-            Err(failure)
+    for target in targets {
+        let mine = || candidates.iter().filter(|op| op.target == *target);
+        // Ids are UUIDv7: the greatest is the newest.
+        let newest = mine().filter(|op| !op.state.is_terminal()).max_by_key(|op| op.id);
+        named.extend(newest.or_else(|| mine().max_by_key(|op| op.id)));
+    }
+    named.sort_by_key(|op| std::cmp::Reverse(op.id));
+    named.dedup_by_key(|op| op.id);
+    match named.as_slice() {
+        [] => Err(Failure::new(Exit::NotFound, format!("there is no operation {text:?}"))
+            .hint("give an id, the last four or more hex digits of one, a peer or a cluster; see omnirelay ops list")),
+        [one] => Ok(one),
+        several => {
+            let failure = Failure::error(format!("{text:?} could be several operations; say which"));
+            let line = |op: &&Operation| format!("{}  {} {}  {}", op.id, op.verb, op.target, op.state);
+            Err(several.iter().map(line).fold(failure, Failure::hint))
         }
     }
 }
@@ -139,7 +159,8 @@ mod tests {
             op(4, "ddddcafe", "peers/web-08", Succeeded),
             op(5, "eeee0001", "peers/beef", Succeeded),
         ];
-        let found = match pick(&candidates, text, target) {
+        let targets: Vec<String> = target.iter().map(ToString::to_string).collect();
+        let found = match pick(&candidates, text, &targets) {
             Ok(operation) => short(operation.id),
             Err(failure) => format!("{} {}", failure.exit.code(), failure.hints.len()),
         };

@@ -36,3 +36,11 @@ pub fn operation(state: State) -> Operation {
         revision: 1,
     }
 }
+
+/// An open gate of a promotion, asked for at noon with half an hour to go.
+pub fn gate(required: u32) -> omnirelay_contract::workflow::gate::Gate {
+    let gate = serde_json::json!({"gate": "cutover", "required": required, "approvals": [],
+        "expiresAt": "2026-11-23T12:30:00Z", "rule": "prod-failover", "approverScope": "mesh.approve",
+        "digest": "4f9a11c2d3e4f5", "status": "open", "revisions": {"clusters/ams1": 7}});
+    serde_json::from_value(gate).expect("a gate")
+}

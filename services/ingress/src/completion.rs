@@ -15,7 +15,7 @@ use omnirelay_contract::subject;
 use omnirelay_store::reads::operations;
 use omnirelay_store::{PgPool, StoreError, reads};
 use omnirelay_workflow::OperationId;
-use omnirelay_workflow::operation::State;
+use omnirelay_workflow::operation::{State, Verb};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
@@ -32,6 +32,8 @@ pub struct Done {
     pub state: State,
     /// Why it was refused or failed.
     pub error: Option<Problem>,
+    /// What a put has made: `peers/edge-9`.
+    pub made: Option<String>,
     /// The whole answer: JSON of `Mutated`.
     pub body: Bytes,
 }
@@ -58,16 +60,27 @@ pub struct Wait {
 }
 
 #[derive(Deserialize)]
-struct Probe {
-    operation: ProbeOperation,
+struct Probe<'a> {
+    #[serde(borrow)]
+    operation: ProbeOperation<'a>,
 }
 
 #[derive(Deserialize)]
-struct ProbeOperation {
+struct ProbeOperation<'a> {
     id: OperationId,
     state: State,
     #[serde(default)]
     error: Option<Problem>,
+    verb: Option<Verb>,
+    target: Option<String>,
+    #[serde(borrow)]
+    result: Option<&'a RawValue>,
+}
+
+/// The result of a put.
+#[derive(Deserialize)]
+struct Put {
+    created: bool,
 }
 
 impl Completions {
@@ -170,13 +183,20 @@ impl Done {
     pub fn from_row(row: &reads::OperationRow) -> Result<Self, StoreError> {
         let mutated = reads::mutated_dto(row)?;
         let body = serde_json::to_vec(&mutated).map_err(|error| StoreError::corrupt("an operation", error))?;
+        let created = || mutated.operation.result.as_ref()?.get("created")?.as_bool();
+        let made = is_put(mutated.operation.verb) && created() == Some(true);
         Ok(Self {
             operation: row.id,
             state: mutated.operation.state,
             error: mutated.operation.error,
+            made: made.then_some(mutated.operation.target),
             body: body.into(),
         })
     }
+}
+
+fn is_put(verb: Verb) -> bool {
+    matches!(verb, Verb::PeersPut | Verb::ClustersPut)
 }
 
 /// The array of `Mutated` that a worker sends. Each is passed on as it is; only what decides the answer is parsed.
@@ -186,7 +206,10 @@ fn parse(payload: &[u8]) -> Result<Vec<Done>, serde_json::Error> {
         .map(|raw| {
             let Probe { operation } = serde_json::from_str(raw.get())?;
             let body = Bytes::copy_from_slice(raw.get().as_bytes());
-            Ok(Done { operation: operation.id, state: operation.state, error: operation.error, body })
+            let put = operation.result.filter(|_| operation.verb.is_some_and(is_put));
+            let made = put.and_then(|result| serde_json::from_str::<Put>(result.get()).ok()).is_some_and(|put| put.created);
+            let made = operation.target.filter(|_| made);
+            Ok(Done { operation: operation.id, state: operation.state, error: operation.error, made, body })
         })
         .collect()
 }
@@ -219,6 +242,21 @@ mod tests {
             assert!(done.body.ends_with(b"\"changed\":true}") || done.body.starts_with(b"{\"changed\":true"));
         }
         assert!(completions.waiting().is_empty());
+    }
+
+    #[test]
+    fn only_a_put_that_made_something_says_so() {
+        let check = |verb: &str, result: serde_json::Value, expect: Option<&str>| {
+            let message = json!([{"operation": {"id": Uuid::from_u128(1), "state": "succeeded", "verb": verb,
+                                                "target": "peers/a", "result": result}, "changed": true}]);
+            let all = parse(message.to_string().as_bytes()).expect("a message");
+            assert_eq!(all[0].made.as_deref(), expect, "{message}");
+        };
+        check("peers.put", json!({"created": true}), Some("peers/a"));
+        check("clusters.put", json!({"created": true}), Some("peers/a"));
+        check("peers.put", json!({"created": false}), None);
+        check("peers.put", json!(null), None);
+        check("config.patch", json!({"created": true}), None);
     }
 
     #[tokio::test]

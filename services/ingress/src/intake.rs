@@ -13,15 +13,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use omnirelay_contract::problem::{Code, Problem};
-use omnirelay_store::intake::{self, Intent, NewEvent, Question};
+use omnirelay_store::clusters::{self, ClusterPeer};
+use omnirelay_store::live::LiveSettings;
+use omnirelay_store::intake::{self, ClusterFacts, Intent, NewEvent, Question};
 use omnirelay_store::{PgConnection, PgPool, PoolConnection, StoreError};
-use omnirelay_workflow::{OperationId, Timestamp};
+use omnirelay_workflow::{OperationId, PeerId, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::admit::{Verdict, admit};
+use crate::admit::{Record, Verdict, admit};
 use crate::confirmation::{Confirmations, Unconfirmed};
-use crate::submission::{PreparedEvent, Submission};
+use crate::submission::{Asked, PreparedEvent, Submission};
 use crate::wakeups::Wakeups;
 
 /// Requests of one transaction at most.
@@ -51,6 +53,14 @@ pub enum Decision {
         unconfirmed: Option<Unconfirmed>,
     },
     Refused(Box<Problem>),
+}
+
+/// A verdict applies its gates to the submission that it is about.
+fn take_gates(verdict: &mut Verdict, submission: &mut Submission) {
+    match verdict {
+        Verdict::Create { gates } | Verdict::Plan { gates, .. } => submission.with_gates(std::mem::take(gates)),
+        Verdict::Replay(_) | Verdict::Written | Verdict::Refuse(_) => {}
+    }
 }
 
 /// It is not known whether anything was written; or nothing can be.
@@ -88,6 +98,7 @@ enum Job {
 pub struct IntakeTask {
     pub pool: PgPool,
     pub confirmations: Confirmations,
+    pub settings: LiveSettings,
     pub wakeups: Wakeups,
     /// The instance, named in operations that somebody waits for here.
     pub instance: String,
@@ -190,6 +201,11 @@ impl Worker {
 
     fn failed(&mut self, error: &StoreError, mut jobs: Vec<Job>, attempt: u32, groups: &mut VecDeque<Group>) {
         if error.is_data() {
+            // A lock or key that was lost in the middle of the statement: read again what is there now.
+            if error.is_lost_race() && attempt <= ATTEMPTS {
+                groups.push_front(Group { jobs, attempt: attempt + 1 });
+                return;
+            }
             if jobs.len() > 1 {
                 let second = jobs.split_off(jobs.len() / 2);
                 groups.push_front(Group { jobs: second, attempt });
@@ -240,9 +256,14 @@ impl Worker {
         for job in jobs {
             match job {
                 Job::Record { .. } => recording.push(job),
-                Job::Submit { submission, answer } => match verdicts.next() {
-                    Some(Verdict::Create) => creating.push((submission, answer)),
-                    Some(verdict) => self.answer(verdict, submission, answer),
+                Job::Submit { mut submission, answer } => match verdicts.next() {
+                    Some(mut verdict) => {
+                        take_gates(&mut verdict, &mut submission);
+                        match verdict {
+                            Verdict::Create { .. } => creating.push((submission, answer)),
+                            verdict => self.answer(verdict, submission, answer),
+                        }
+                    }
                     None => reply(answer, Err(IntakeError::Unavailable)),
                 },
             }
@@ -300,18 +321,29 @@ impl Worker {
             .map(|submission| Question {
                 actor: &submission.principal.subject,
                 key: (submission.key_given || attempt > 1).then_some(submission.key.as_str()),
-                peer: submission.peer.as_str(),
+                peer: submission.about.peer().map(PeerId::as_str),
             })
             .collect();
-        let facts = intake::facts(connection, &questions).await?;
+        // Labels are only for rules; rules that have come since are seen by their revision.
+        let with_labels = !self.task.settings.seen().settings.approvals.rules.is_empty();
+        let mut facts = intake::facts(connection, &questions, with_labels).await?;
+        let revision = facts.iter().map(|facts| facts.config).max().unwrap_or(0);
+        let settings = self.task.settings.at_least(connection, revision).await?;
+        if !with_labels && !settings.settings.approvals.rules.is_empty() {
+            facts = intake::facts(connection, &questions, true).await?;
+        }
+        let (clusters, peers) = clusters_of(connection, &submissions).await?;
         let now = Timestamp::now();
         let full = self.task.backlog_full.load(Ordering::Relaxed);
         Ok(submissions
             .iter()
             .zip(&facts)
-            .map(|(submission, facts)| match admit(submission, facts, &self.task.confirmations, now) {
-                Verdict::Create if full => Verdict::Refuse(Box::new(backlog_full())),
-                verdict => verdict,
+            .map(|(submission, facts)| {
+                let record = Record { facts, clusters: &clusters, peers: &peers, settings: &settings };
+                match admit(submission, record, &self.task.confirmations, now) {
+                    Verdict::Create { .. } if full => Verdict::Refuse(Box::new(backlog_full())),
+                    verdict => verdict,
+                }
             })
             .collect())
     }
@@ -323,13 +355,13 @@ impl Worker {
         answer: oneshot::Sender<Result<Decision, IntakeError>>,
     ) {
         let decision = match verdict {
-            Verdict::Create => Err(IntakeError::Unavailable),
+            Verdict::Create { .. } => Err(IntakeError::Unavailable),
             Verdict::Written => {
                 self.task.wakeups.request(&submission);
                 Ok(Decision::Created { created_at: created_at(submission.id), submission })
             }
             Verdict::Replay(operation) => Ok(Decision::Replay(operation)),
-            Verdict::Plan { revision, unconfirmed } => Ok(Decision::Plan { submission, revision, unconfirmed }),
+            Verdict::Plan { revision, unconfirmed, gates: _ } => Ok(Decision::Plan { submission, revision, unconfirmed }),
             Verdict::Refuse(problem) if problem.code == Code::BacklogFull => Err(IntakeError::BacklogFull),
             Verdict::Refuse(problem) => Ok(Decision::Refused(problem)),
         };
@@ -360,6 +392,24 @@ impl Job {
     }
 }
 
+/// What is to be known of clusters, where a submission is about any: few are.
+async fn clusters_of(
+    connection: &mut PgConnection,
+    submissions: &[&Submission],
+) -> Result<(Vec<ClusterFacts>, Vec<ClusterPeer>), StoreError> {
+    let mut names: Vec<&str> = submissions.iter().flat_map(|one| one.asked.clusters(&one.about)).collect();
+    if names.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    names.sort_unstable();
+    names.dedup();
+    let moves = submissions.iter().any(|one| matches!(one.asked, Asked::Clusters(_)));
+    let clusters = intake::clusters(connection, &names, moves).await?;
+    let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+    let peers = if moves { clusters::peers(connection, &names).await? } else { Vec::new() };
+    Ok((clusters, peers))
+}
+
 fn intent<'a>(submission: &'a Submission, instance: &'a str) -> Intent<'a> {
     Intent {
         id: submission.id,
@@ -375,7 +425,10 @@ fn intent<'a>(submission: &'a Submission, instance: &'a str) -> Intent<'a> {
         request_digest: &submission.request_digest,
         ingress: submission.waits.then_some(instance),
         traceparent: &submission.traceparent,
-        lock: submission.lock(),
+        parent: None,
+        gates: submission.gates_json.as_deref(),
+        if_match: submission.if_match_json.as_deref(),
+        locks: &submission.locks,
         event: new_event(&submission.event),
     }
 }

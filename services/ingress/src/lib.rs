@@ -12,9 +12,12 @@ mod answer;
 mod caller;
 mod completion;
 mod confirmation;
+mod control;
 mod digest;
+mod grpc;
 mod hub;
 mod intake;
+mod openapi;
 mod page;
 mod plan;
 mod rate;
@@ -33,8 +36,9 @@ use std::time::Duration;
 use axum::serve::ListenerExt;
 use omnirelay_bus::Bus;
 use omnirelay_runtime::auth::Authenticator;
-use omnirelay_runtime::config::{DrainDefaults, Limits};
+use omnirelay_runtime::config::Limits;
 use omnirelay_runtime::telemetry::PrometheusHandle;
+use omnirelay_store::live::LiveSettings;
 use omnirelay_store::{PgPool, StoreError};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -71,7 +75,6 @@ pub struct IngressOptions {
     pub auth: Arc<Authenticator>,
     pub metrics: PrometheusHandle,
     pub limits: Limits,
-    pub drain_defaults: DrainDefaults,
 }
 
 /// A running ingress.
@@ -92,6 +95,8 @@ pub enum IngressError {
     },
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Descriptors(#[from] grpc::DescriptorError),
 }
 
 /// What every handler works with.
@@ -108,7 +113,7 @@ pub(crate) struct App {
     wakeups: Wakeups,
     completions: Completions,
     confirmations: Confirmations,
-    drain_defaults: DrainDefaults,
+    settings: LiveSettings,
     hub: Hub,
     lists: routes::ListCache,
     stop: CancellationToken,
@@ -135,11 +140,13 @@ pub async fn serve(options: IngressOptions, stop: CancellationToken) -> Result<I
         [Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4()].iter().flat_map(|id| *id.as_bytes()).collect();
     let key = omnirelay_store::intake::shared_key(&options.pool, CONFIRMATION_KEY, &fresh).await?;
     let confirmations = Confirmations::new(key);
+    let settings = LiveSettings::load(&options.pool).await?;
     let (wakeups, wakeups_task) = Wakeups::start(options.bus.clone(), behind.clone());
     let backlog_full = Arc::new(AtomicBool::new(false));
     let intake_task = IntakeTask {
         pool: options.intake_pool,
         confirmations: confirmations.clone(),
+        settings: settings.clone(),
         wakeups: wakeups.clone(),
         instance: options.instance.clone(),
         backlog_full: Arc::clone(&backlog_full),
@@ -166,7 +173,7 @@ pub async fn serve(options: IngressOptions, stop: CancellationToken) -> Result<I
         wakeups,
         completions,
         confirmations,
-        drain_defaults: options.drain_defaults,
+        settings,
         hub,
         lists: routes::ListCache::default(),
         stop: stop.clone(),
@@ -182,7 +189,8 @@ pub async fn serve(options: IngressOptions, stop: CancellationToken) -> Result<I
     tracker.spawn(async move { sums.sums.run(sums_intake, sums_stop).await });
     tracker.close();
 
-    let router = routes::router(Arc::clone(&app)).into_make_service_with_connect_info::<SocketAddr>();
+    let router = grpc::beside(routes::router(Arc::clone(&app)), &stop)?;
+    let router = router.into_make_service_with_connect_info::<SocketAddr>();
     let listener = listener.tap_io(|stream| {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "an answer may be delayed");

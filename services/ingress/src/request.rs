@@ -26,6 +26,14 @@ pub enum IfMatch {
 }
 
 impl IfMatch {
+    /// The revisions as the worker looks at them again; nothing where any will do.
+    pub fn revisions(&self) -> Option<&[u64]> {
+        match self {
+            IfMatch::Any => None,
+            IfMatch::Revisions(revisions) => Some(revisions),
+        }
+    }
+
     pub fn allows(&self, revision: u64) -> bool {
         match self {
             IfMatch::Any => true,
@@ -62,6 +70,15 @@ pub fn if_match(headers: &HeaderMap) -> Result<Option<IfMatch>, Refusal> {
         }
     }
     Ok(Some(IfMatch::Revisions(revisions)))
+}
+
+/// `If-None-Match: *` of a mutation: create only. Any other tag says nothing that could be kept.
+pub fn creates_only(headers: &HeaderMap) -> Result<bool, Refusal> {
+    match text(headers, "if-none-match")?.map(str::trim) {
+        None => Ok(false),
+        Some("*") => Ok(true),
+        Some(_) => Err(Refusal::invalid("If-None-Match of a PUT is *: create only")),
+    }
 }
 
 /// Whether `If-None-Match` names this tag (compared weakly, as RFC 9110 wants it for reads).
@@ -134,8 +151,26 @@ pub fn validate_only(uri: &Uri) -> Result<bool, Refusal> {
     }
 }
 
+/// What a body may call itself.
+const JSON: &[&str] = &["application/json"];
+/// RFC 7396: a patch.
+const PATCH: &[&str] = &["application/json", "application/merge-patch+json"];
+
 /// A JSON body; nothing at all is `{}`. Unknown members and wrong types are refused by name.
 pub async fn body<T: DeserializeOwned + Default>(headers: &HeaderMap, body: Body) -> Result<T, Refusal> {
+    body_as(headers, body, JSON).await
+}
+
+/// A merge patch, which may also call itself JSON.
+pub async fn patch<T: DeserializeOwned + Default>(headers: &HeaderMap, body: Body) -> Result<T, Refusal> {
+    body_as(headers, body, PATCH).await
+}
+
+async fn body_as<T: DeserializeOwned + Default>(
+    headers: &HeaderMap,
+    body: Body,
+    media_types: &[&str],
+) -> Result<T, Refusal> {
     let too_large =
         || Refusal::new(Code::PayloadTooLarge, format!("the body is larger than {MAX_BODY_BYTES} bytes: send less"));
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
@@ -159,8 +194,9 @@ pub async fn body<T: DeserializeOwned + Default>(headers: &HeaderMap, body: Body
     }
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let essence = media_type.split(';').next().unwrap_or("").trim();
-    if !essence.eq_ignore_ascii_case("application/json") {
-        return Err(Refusal::new(Code::UnsupportedMediaType, "send the body as `Content-Type: application/json`"));
+    if !media_types.iter().any(|known| essence.eq_ignore_ascii_case(known)) {
+        let detail = format!("send the body as `Content-Type: {}`", media_types.join("` or `"));
+        return Err(Refusal::new(Code::UnsupportedMediaType, detail));
     }
     // A derived struct would take an array too, its members by their order.
     if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {

@@ -1,71 +1,69 @@
-//! Label selectors: `a=b`, `a!=b`, `a` (has it), `!a` (lacks it), all of which must hold, separated by commas.
-
-use std::collections::BTreeMap;
+//! Selectors of lists: what they ask for, as the registry's statement takes it.
 
 use omnirelay_store::reads::peers::PeerFilter;
+use omnirelay_workflow::resource::{Health, PeerState, UnknownWord};
+use omnirelay_workflow::selector::{BUILT_IN, Selector, SelectorError};
 
-/// Why a text is not a selector.
+/// Why a list cannot be filtered by a selector.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SelectorError {
-    #[error("the term {0:?} is none of a=b, a!=b, a, !a")]
-    Term(String),
+pub enum Unfiltered {
+    #[error(transparent)]
+    Selector(#[from] SelectorError),
+    #[error("{key}: {source}")]
+    Word { key: &'static str, source: UnknownWord },
     #[error("{0} is asked to have two values")]
-    Contradiction(String),
+    Contradiction(&'static str),
+    #[error("{0} is no label: a list takes it only as {0}=value")]
+    OnlyEqual(&'static str),
+    #[error("a list is not selected by id: read /control/peers/<id>, or select by name")]
+    Id,
 }
 
-/// What a peer's labels must be.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Selector {
-    pub equal: BTreeMap<String, String>,
-    pub not_equal: Vec<(String, String)>,
-    pub has: Vec<String>,
-    pub lacks: Vec<String>,
-}
-
-impl Selector {
-    pub fn parse(text: &str) -> Result<Self, SelectorError> {
-        let mut selector = Self::default();
-        for term in text.split(',').map(str::trim) {
-            let wrong = || SelectorError::Term(term.chars().take(80).collect());
-            if let Some((key, value)) = term.split_once("!=") {
-                selector.not_equal.push((key_of(key).ok_or_else(wrong)?, value_of(value).ok_or_else(wrong)?));
-            } else if let Some((key, value)) = term.split_once('=') {
-                let value = value.strip_prefix('=').unwrap_or(value);
-                let (key, value) = (key_of(key).ok_or_else(wrong)?, value_of(value).ok_or_else(wrong)?);
-                if selector.equal.get(&key).is_some_and(|other| *other != value) {
-                    return Err(SelectorError::Contradiction(key));
-                }
-                selector.equal.insert(key, value);
-            } else if let Some(key) = term.strip_prefix('!') {
-                selector.lacks.push(key_of(key).ok_or_else(wrong)?);
-            } else {
-                selector.has.push(key_of(term).ok_or_else(wrong)?);
+/// Adds a selector to a filter. What is no label goes to a filter of its own, which has to say the same where it is set already.
+pub fn apply(text: &str, filter: &mut PeerFilter) -> Result<(), Unfiltered> {
+    let mut selector = Selector::parse(text)?;
+    let negated = selector.not_equal.iter().map(|(key, _)| key);
+    let mut others = negated.chain(&selector.has).chain(&selector.lacks);
+    if let Some(key) = others.find_map(|key| BUILT_IN.into_iter().find(|known| known == key)) {
+        return Err(Unfiltered::OnlyEqual(key));
+    }
+    for key in BUILT_IN {
+        let Some(value) = selector.equal.remove(key) else { continue };
+        match key {
+            "cluster" => set(&mut filter.cluster, key, value)?,
+            "role" => set(&mut filter.role, key, value)?,
+            "name" => set(&mut filter.name, key, value)?,
+            "health" => {
+                let health: Health = value.parse().map_err(|source| Unfiltered::Word { key, source })?;
+                set(&mut filter.health, key, health.to_string())?;
             }
+            "state" => {
+                let state: PeerState = value.parse().map_err(|source| Unfiltered::Word { key, source })?;
+                let state = state.to_string();
+                if filter.states.as_ref().is_some_and(|states| !states.contains(&state)) {
+                    return Err(Unfiltered::Contradiction(key));
+                }
+                filter.states = Some(vec![state]);
+            }
+            _ => return Err(Unfiltered::Id),
         }
-        Ok(selector)
     }
-
-    /// As the registry's statement wants it.
-    pub fn apply(self, filter: &mut PeerFilter) {
-        if !self.equal.is_empty() {
-            filter.labels = Some(serde_json::json!(self.equal).to_string());
-        }
-        filter.not_labels =
-            self.not_equal.into_iter().map(|(key, value)| serde_json::json!({key: value}).to_string()).collect();
-        filter.has_keys = self.has;
-        filter.lacks_keys = self.lacks;
+    if !selector.equal.is_empty() {
+        filter.labels = Some(serde_json::json!(selector.equal).to_string());
     }
+    filter.not_labels =
+        selector.not_equal.into_iter().map(|(key, value)| serde_json::json!({key: value}).to_string()).collect();
+    filter.has_keys = selector.has;
+    filter.lacks_keys = selector.lacks;
+    Ok(())
 }
 
-fn key_of(text: &str) -> Option<String> {
-    let key = text.trim();
-    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
-    (!key.is_empty() && key.len() <= 253 && key.bytes().all(fits)).then(|| key.to_owned())
-}
-
-fn value_of(text: &str) -> Option<String> {
-    let value = text.trim();
-    (value.len() <= 253 && !value.contains(['=', '!', '\0'])).then(|| value.to_owned())
+fn set(to: &mut Option<String>, key: &'static str, value: String) -> Result<(), Unfiltered> {
+    if to.as_ref().is_some_and(|other| *other != value) {
+        return Err(Unfiltered::Contradiction(key));
+    }
+    *to = Some(value);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -73,23 +71,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn terms_are_told_apart() {
-        let parsed = Selector::parse("zone=a, disk!=hdd,gpu,!spot,os==linux,empty=").expect("a selector");
-        let pairs = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
-            pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
-        };
-        assert_eq!(
-            parsed.equal.into_iter().collect::<Vec<_>>(),
-            pairs(&[("empty", ""), ("os", "linux"), ("zone", "a")])
-        );
-        assert_eq!(parsed.not_equal, pairs(&[("disk", "hdd")]));
-        assert_eq!((parsed.has, parsed.lacks), (vec!["gpu".to_owned()], vec!["spot".to_owned()]));
+    fn labels_and_built_in_keys_go_their_own_ways() {
+        let mut filter = PeerFilter { cluster: Some("eu".to_owned()), ..PeerFilter::default() };
+        apply("zone=a,disk!=hdd,gpu,!spot,cluster=eu,role=web,name=web-1,state=drained,health=healthy", &mut filter)
+            .expect("a filter");
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!((filter.cluster, filter.role, filter.name), (text("eu"), text("web"), text("web-1")));
+        assert_eq!((filter.states, filter.health), (Some(vec!["drained".to_owned()]), text("healthy")));
+        assert_eq!(filter.labels, text(r#"{"zone":"a"}"#));
+        assert_eq!(filter.not_labels, vec![r#"{"disk":"hdd"}"#.to_owned()]);
+        assert_eq!((filter.has_keys, filter.lacks_keys), (vec!["gpu".to_owned()], vec!["spot".to_owned()]));
     }
 
     #[test]
-    fn what_is_no_selector_is_refused() {
-        for bad in ["", ",", "=a", "!", "!=a", "a b=c", "a=b,,c", "a=b=c", "a=1,a=2"] {
-            assert!(Selector::parse(bad).is_err(), "{bad}");
-        }
+    fn what_the_statement_cannot_say_is_refused() {
+        let check = |text: &str, expect: &str| {
+            let mut filter = PeerFilter {
+                cluster: Some("eu".to_owned()),
+                states: Some(vec!["active".to_owned()]),
+                ..PeerFilter::default()
+            };
+            let refused = apply(text, &mut filter).expect_err(text);
+            assert!(refused.to_string().contains(expect), "{refused}");
+        };
+        check("cluster=us", "cluster is asked to have two values");
+        check("state=drained", "state is asked to have two values");
+        check("state=asleep", "state: \"asleep\" is none of: active cordoned");
+        check("role!=web", "only as role=value");
+        check("!cluster", "only as cluster=value");
+        check("zone=a,name", "only as name=value");
+        check("id=web-1", "not selected by id");
+        check("a b", "none of a=b");
     }
 }

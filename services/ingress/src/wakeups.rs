@@ -7,6 +7,7 @@ use bytes::Bytes;
 use omnirelay_bus::{Bus, RequestMessage};
 use omnirelay_contract::subject::{self, HEADER_TRACEPARENT};
 use omnirelay_workflow::OperationId;
+use omnirelay_workflow::operation::Control;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -38,15 +39,15 @@ impl Wakeups {
 
     /// For an operation that was committed.
     pub fn request(&self, submission: &Submission) {
-        let peer = submission.peer.as_str();
-        let subject = subject::request("peers", peer, submission.verb.action());
+        let subject =
+            subject::request(submission.about.resource(), &submission.about.id(), submission.verb.action());
         self.send(subject, submission.id, &submission.target, submission.verb.as_str(), &submission.traceparent);
     }
 
-    /// For an operation whose cancel was committed.
-    pub fn cancel(&self, operation: OperationId, target: &str, traceparent: &str) {
-        let subject = subject::request("operations", &operation.to_string(), "cancel");
-        self.send(subject, operation, target, "operations.cancel", traceparent);
+    /// For an operation to which something was done.
+    pub fn control(&self, control: Control, operation: OperationId, target: &str, traceparent: &str) {
+        let subject = subject::request("operations", &operation.to_string(), control.action());
+        self.send(subject, operation, target, control.as_str(), traceparent);
     }
 
     fn send(&self, subject: String, operation: OperationId, target: &str, verb: &str, traceparent: &str) {

@@ -7,7 +7,7 @@ use omnirelay_bus::Bus;
 use omnirelay_devstack::testing;
 use omnirelay_ingress::{Ingress, IngressOptions, serve};
 use omnirelay_runtime::auth::{Algorithm, Authenticator, Claims, Key, KeyPair, Scope, generate_key_pair, mint};
-use omnirelay_runtime::config::{DrainDefaults, Limits};
+use omnirelay_runtime::config::Limits;
 use omnirelay_runtime::telemetry;
 use omnirelay_store::{PgPool, PoolOptions, connect, migrate};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -65,7 +65,6 @@ async fn site_on(url: String, nats: String) -> Site {
         auth: Arc::new(Authenticator::with_keys(ISSUER, AUDIENCE, &[key]).expect("keys")),
         metrics: telemetry::metrics().expect("metrics"),
         limits: Limits::default(),
-        drain_defaults: DrainDefaults::default(),
     };
     let ingress = serve(options, stop.clone()).await.expect("an ingress");
     let base = format!("http://{}", ingress.addr);

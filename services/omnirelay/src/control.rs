@@ -11,10 +11,12 @@ use omnirelay_audit::{AuditOptions, CheckpointEvery};
 use omnirelay_bus::{Bus, StreamOptions};
 use omnirelay_ingress::IngressOptions;
 use omnirelay_runtime::auth::Authenticator;
-use omnirelay_runtime::config::{DrainDefaults, Limits};
+use omnirelay_runtime::config::Limits;
 use omnirelay_runtime::telemetry;
+use omnirelay_store::live::LiveSettings;
 use omnirelay_store::{PgPool, PoolOptions};
 use omnirelay_worker::WorkerOptions;
+use omnirelay_workflow::settings::Settings;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -41,8 +43,8 @@ pub struct ControlOptions {
     pub nats_credentials: Option<PathBuf>,
     pub auth: Arc<Authenticator>,
     pub limits: Limits,
-    pub drain_defaults: DrainDefaults,
-    pub heartbeat_timeout: Duration,
+    /// Settings that a mesh without any begins with.
+    pub first_settings: serde_json::Value,
     pub streams: StreamOptions,
     pub audit_log_dir: Option<PathBuf>,
     pub audit_rotate_bytes: u64,
@@ -63,6 +65,7 @@ impl Control {
         let metrics = telemetry::metrics()?;
         let setup = pool(&options.database_url, 1, false, "omnirelay-setup").await?;
         omnirelay_store::migrate(&setup).await?;
+        let settings = settings(&setup, &options.first_settings).await?;
         setup.close().await;
         let short = Uuid::new_v4().simple().to_string();
         let instance = short.get(..12).unwrap_or(&short).to_owned();
@@ -73,7 +76,7 @@ impl Control {
                 pool: pool(&options.database_url, 8, true, "omnirelay-worker").await?,
                 bus: bus(&options, "omnirelay-worker").await?,
                 streams: options.streams,
-                heartbeat_timeout: options.heartbeat_timeout,
+                settings: settings.clone(),
                 events_retention: options.streams.events_max_age,
             };
             let stop = stop.clone();
@@ -104,7 +107,6 @@ impl Control {
                 auth: options.auth.clone(),
                 metrics,
                 limits: options.limits,
-                drain_defaults: options.drain_defaults,
             };
             let ingress = omnirelay_ingress::serve(ingress, stop.clone()).await?;
             http = Some(ingress.addr);
@@ -132,6 +134,14 @@ impl Control {
         }
         first
     }
+}
+
+/// Writes the first settings where there are none, and reads what holds.
+async fn settings(pool: &PgPool, first: &serde_json::Value) -> anyhow::Result<LiveSettings> {
+    let nothing = Settings::default_value();
+    let (whole, _) = Settings::patched(&nothing, first).context("the first settings (drain, heartbeat)")?;
+    omnirelay_store::config::seed(pool, &whole.to_string()).await?;
+    Ok(LiveSettings::load(pool).await?)
 }
 
 pub async fn pool(url: &str, max: u32, hot: bool, application: &'static str) -> anyhow::Result<PgPool> {

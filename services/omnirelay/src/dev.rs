@@ -13,7 +13,7 @@ use omnirelay_agent::fleet::{Fleet, FleetOptions};
 use omnirelay_bus::StreamOptions;
 use omnirelay_devstack::{Devstack, Options};
 use omnirelay_runtime::auth::Scope;
-use omnirelay_runtime::config::{DrainDefaults, Limits};
+use omnirelay_runtime::config::Limits;
 use omnirelay_runtime::shutdown;
 use omnirelay_store::registry;
 use tokio_util::sync::CancellationToken;
@@ -168,8 +168,7 @@ fn control_options(args: &DevArgs, stack: &Devstack, identity: &Identity) -> any
         nats_credentials: None,
         auth: Arc::new(identity.authenticator()?),
         limits: Limits::default(),
-        drain_defaults: DrainDefaults::default(),
-        heartbeat_timeout: Duration::from_secs(10),
+        first_settings: serde_json::json!({}),
         streams: StreamOptions::default(),
         audit_log_dir: Some(stack.state_dir().join("audit")),
         audit_rotate_bytes: 256 << 20,

@@ -34,6 +34,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
             identity::new_signing_key()
         }
     };
+    let first_settings = config.first_settings();
     let options = ControlOptions {
         http: config.http,
         auth: Arc::new(Authenticator::new(&config.auth)?),
@@ -41,8 +42,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         nats_url: config.nats_url,
         nats_credentials: config.nats_credentials,
         limits: config.limits,
-        drain_defaults: config.drain,
-        heartbeat_timeout: config.heartbeat.timeout.0,
+        first_settings,
         streams: StreamOptions { replicas: usize::from(config.streams.replicas), ..StreamOptions::default() },
         audit_log_dir: config.audit.log_dir,
         audit_rotate_bytes: config.audit.rotate_mib.unwrap_or(256) << 20,

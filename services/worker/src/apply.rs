@@ -13,6 +13,7 @@ use omnirelay_contract::problem::{Code, Problem};
 use omnirelay_contract::subject;
 use omnirelay_runtime::retry::Backoff;
 use omnirelay_store::effects::NewEffect;
+use omnirelay_store::live::LiveSettings;
 use omnirelay_store::{PgPool, StoreError, operations};
 use omnirelay_workflow::drain::Outcome;
 use omnirelay_workflow::{CommandId, OperationId};
@@ -29,7 +30,9 @@ const MAX_BATCH: usize = 400;
 pub struct Applier {
     pub pool: PgPool,
     pub bus: Bus,
+    pub settings: LiveSettings,
     pub dispatch: mpsc::Sender<NewEffect>,
+    pub work: mpsc::Sender<Work>,
     pub published: Arc<Notify>,
 }
 
@@ -122,7 +125,7 @@ impl Applier {
 
     async fn apply_once(&self, batch: &Batch, alone: bool) -> Result<(), BatchError> {
         let started = Instant::now();
-        let applied = batch::apply(&self.pool, batch, alone).await?;
+        let applied = batch::apply(&self.pool, &self.settings, batch, alone).await?;
         metrics::histogram!("omnirelay_workflow_step_seconds").record(started.elapsed().as_secs_f64());
         metrics::histogram!("omnirelay_batch_size", "stage" => "apply").record(batch.len() as f64);
         self.published.notify_one();
@@ -137,6 +140,10 @@ impl Applier {
             if self.dispatch.try_send(effect).is_err() {
                 break;
             }
+        }
+        for operation in applied.wake {
+            // A full queue is no loss: they are due in the record as well.
+            let _ = self.work.try_send(Work::Wake(operation));
         }
         for (ingress, bodies) in applied.done {
             let payload = Bytes::from(format!("[{}]", bodies.join(",")));

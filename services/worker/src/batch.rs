@@ -3,23 +3,29 @@
 //! Locks are taken in the order operations, clusters, peers, workloads, each by id and all before the first step, so that
 //! workers side by side wait for each other but never in a circle.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use omnirelay_contract::audit::Actor;
+use omnirelay_contract::rest::Config;
 use omnirelay_store::effects::NewEffect;
+use omnirelay_store::live::LiveSettings;
 use omnirelay_store::operations::{Saved, WorkRow};
-use omnirelay_store::reads::{mutated_dto, peer_dto};
-use omnirelay_store::{PgConnection, PgPool, StoreError, effects, operations, registry};
-use omnirelay_workflow::operation::{State, Verb};
-use omnirelay_workflow::{OperationId, PeerId, Timestamp, WorkloadId};
+use omnirelay_store::reads::{cluster_dto, mutated_dto, peer_dto};
+use omnirelay_store::{PgConnection, PgPool, StoreError, clusters, config, effects, operations, registry};
+use omnirelay_workflow::gate::GateAt;
+use omnirelay_workflow::operation::{State, Target};
+use omnirelay_workflow::{OperationId, Timestamp};
 use serde_json::{Value, json};
 
 use crate::apply::{Batch, BatchError};
-use crate::drains::{self, LoadedDrain};
+use crate::bulks::{self, ChildOrders};
 use crate::events::{About, Log, detail};
-use crate::quick;
+use crate::lifecycle::{self, AtGate, GateSubject, Passage};
+use crate::load::{self, Loaded, Workflow};
 use crate::records::Records;
+use crate::telling::text;
+use crate::{drains, edits, failovers, quick, resolving};
 
 /// What is left to do after the commit.
 #[derive(Debug, Default)]
@@ -28,16 +34,8 @@ pub struct Applied {
     pub effects: Vec<NewEffect>,
     /// By ingress: JSON of the answers that somebody may wait for.
     pub done: HashMap<String, Vec<String>>,
-}
-
-/// An operation with all that its step needs.
-#[derive(Debug)]
-struct Loaded {
-    work: WorkRow,
-    verb: Verb,
-    peer: PeerId,
-    actor: Actor,
-    drain: Option<LoadedDrain>,
+    /// Operations to look at next: children, parents, the heads of queues.
+    pub wake: Vec<OperationId>,
 }
 
 /// What the steps of a batch decided besides the records.
@@ -49,10 +47,18 @@ pub struct Decided {
     pub void: Vec<OperationId>,
     /// Commands whose reports have been taken.
     pub taken: Vec<String>,
+    pub children: ChildOrders,
+    /// Clusters in whose queue somebody has moved up.
+    pub freed: Vec<String>,
 }
 
 /// Applies the inputs of a batch, `alone` or with what waits on the same targets. Operations that have ended meanwhile, and inputs that are late or repeated, change nothing.
-pub async fn apply(pool: &PgPool, batch: &Batch, alone: bool) -> Result<Applied, BatchError> {
+pub async fn apply(
+    pool: &PgPool,
+    settings: &LiveSettings,
+    batch: &Batch,
+    alone: bool,
+) -> Result<Applied, BatchError> {
     let mut tx = pool.begin().await?;
     let asked: Vec<OperationId> = batch.keys().copied().collect();
     let (rows, now) = operations::lock(&mut tx, &asked, alone).await?;
@@ -60,81 +66,170 @@ pub async fn apply(pool: &PgPool, batch: &Batch, alone: bool) -> Result<Applied,
         tx.rollback().await?;
         return Ok(Applied::default());
     };
-    let mut loaded = rows.into_iter().map(load).collect::<Result<Vec<Loaded>, StoreError>>()?;
-    let mut records = load_records(&mut tx, &mut loaded, batch).await?;
-    let decided = catch_unwind(AssertUnwindSafe(|| step_all(&mut loaded, &mut records, now)))
+    let mut loaded = rows.into_iter().map(Loaded::parse).collect::<Result<Vec<Loaded>, StoreError>>()?;
+    let mut records = load::records(&mut tx, settings, &mut loaded, batch).await?;
+    let mut decided = catch_unwind(AssertUnwindSafe(|| step_all(&mut loaded, &mut records, now)))
         .map_err(|panic| BatchError::Panic(panic_message(&*panic)))??;
-    let applied = write(&mut tx, &mut loaded, &records, decided).await?;
+    let mut wake = children(&mut tx, &mut loaded, &mut decided, now).await?;
+    let mut applied = write(&mut tx, &mut loaded, &records, decided).await?;
     tx.commit().await?;
     log_ended(&loaded);
+    applied.wake.append(&mut wake);
     Ok(applied)
 }
 
-fn load(work: WorkRow) -> Result<Loaded, StoreError> {
-    let verb: Verb = work.row.verb.parse().map_err(|error| StoreError::corrupt("an operation's verb", error))?;
-    let target = work.row.target.strip_prefix("peers/").unwrap_or(&work.row.target);
-    let peer = PeerId::parse(target).map_err(|error| StoreError::corrupt("an operation's target", error))?;
-    let actor =
-        serde_json::from_str(&work.actor_json).map_err(|error| StoreError::corrupt("an operation's actor", error))?;
-    let drain = match verb {
-        Verb::PeersDrain => Some(LoadedDrain::parse(&work)?),
-        Verb::PeersCordon | Verb::PeersUncordon => None,
-    };
-    Ok(Loaded { work, verb, peer, actor, drain })
+pub fn target(work: &WorkRow) -> Result<Target, StoreError> {
+    Target::of_operation(work.row.id, &work.row.target)
+        .map_err(|error| StoreError::corrupt("an operation's target", error))
 }
 
-async fn load_records(tx: &mut PgConnection, loaded: &mut [Loaded], batch: &Batch) -> Result<Records, StoreError> {
-    let all: BTreeSet<String> = loaded.iter().map(|op| op.peer.to_string()).collect();
-    let all: Vec<String> = all.into_iter().collect();
-    let draining: Vec<String> = loaded.iter().filter(|op| op.drain.is_some()).map(|op| op.peer.to_string()).collect();
-    if draining.is_empty() {
-        return Ok(Records::new(registry::lock_peers(tx, &all).await?));
-    }
-    registry::lock_clusters(tx, &draining).await?;
-    let peers = registry::lock_peers(tx, &all).await?;
-    let clusters: BTreeSet<String> = peers
-        .iter()
-        .filter(|peer| draining.iter().any(|id| id == peer.id.as_str()))
-        .map(|peer| peer.cluster.to_string())
-        .collect();
-    let touched: BTreeSet<String> = loaded
-        .iter()
-        .filter_map(|op| op.drain.as_ref())
-        .flat_map(|drain| drain.touched().map(WorkloadId::to_string))
-        .collect();
-    let touched: Vec<String> = touched.into_iter().collect();
-    let workloads = registry::lock_workloads(tx, &draining, &touched).await?;
-    let clusters: Vec<String> = clusters.into_iter().collect();
-    let candidates = registry::candidates(tx, &clusters).await?;
-    let ids: Vec<OperationId> = loaded.iter().filter(|op| op.drain.is_some()).map(|op| op.work.row.id).collect();
-    let mut answers: HashMap<OperationId, Vec<effects::Answer>> = HashMap::new();
-    for answer in effects::answers(tx, &ids).await? {
-        answers.entry(answer.operation).or_default().push(answer);
-    }
-    for op in loaded.iter_mut() {
-        let id = op.work.row.id;
-        if let Some(drain) = &mut op.drain {
-            if let Some(inputs) = batch.get(&id) {
-                drain.reports.clone_from(&inputs.reports);
-            }
-            drain.answers(answers.remove(&id).unwrap_or_default())?;
-        }
-    }
-    Ok(Records::new(peers).with_registry(workloads, candidates))
-}
-
-/// Steps the operations in id order, which is the order of intake.
+/// Steps the operations in id order, which is the order of intake. Then those that wait at a gate are looked at again: one that
+/// came later may have changed what they are about.
 fn step_all(loaded: &mut [Loaded], records: &mut Records, now: Timestamp) -> Result<Decided, StoreError> {
     let mut decided = Decided::default();
-    for op in loaded {
+    for (place, op) in loaded.iter_mut().enumerate() {
         op.work.wake_at = None;
         op.work.row.revision += 1;
-        match &mut op.drain {
-            Some(drain) => drains::apply(drain, &mut op.work, &op.actor, &op.peer, records, &mut decided, now)?,
-            None => quick::apply(op.verb, &mut op.work, &op.actor, &op.peer, records, &mut decided.log, now)?,
+        step(op, place, records, &mut decided, now)?;
+    }
+    for op in loaded.iter_mut() {
+        if !op.has_begun() && state(&op.work)? == State::AwaitingApproval {
+            at_start(op, records, &mut decided.log, now)?;
         }
     }
     Ok(decided)
+}
+
+fn step(
+    op: &mut Loaded,
+    place: usize,
+    records: &mut Records,
+    decided: &mut Decided,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    if op.work.resolve.is_some() {
+        return resolving::apply(op, records, decided, now);
+    }
+    if !op.has_begun() && begin(op, records, decided, now)? != Passage::On {
+        return Ok(());
+    }
+    let (work, actor) = (&mut op.work, &op.actor);
+    let target = &op.target;
+    match (&mut op.workflow, target) {
+        (Workflow::Drain(drain), Target::Peer(peer)) => drains::apply(drain, work, actor, peer, records, decided, now),
+        (Workflow::Bulk(bulk), _) => bulks::apply(bulk, work, actor, &op.policies, place, decided, now),
+        (Workflow::Failover(failover), _) => {
+            failovers::apply(failover, work, actor, &op.policies, records, decided, now)
+        }
+        (Workflow::Quick, Target::Peer(peer)) if quick::is_one(op.verb) => {
+            quick::apply(op.verb, work, actor, peer, records, &mut decided.log, now)
+        }
+        (Workflow::Quick | Workflow::Drain(_), target) => {
+            edits::apply(op.verb, work, actor, target, records, &mut decided.log, now)
+        }
+    }
+}
+
+/// What comes before a workflow's own first step.
+fn begin(
+    op: &mut Loaded,
+    records: &mut Records,
+    decided: &mut Decided,
+    now: Timestamp,
+) -> Result<Passage, StoreError> {
+    if op.work.row.cancel.is_some() {
+        lifecycle::cancelled_first(&mut op.work, &op.actor, &mut decided.log, now)?;
+        return Ok(Passage::Ended);
+    }
+    let passage = at_start(op, records, &mut decided.log, now)?;
+    if passage != Passage::On {
+        return Ok(passage);
+    }
+    if let Some(why) = op.paused()? {
+        // What is paused begins when it is resumed.
+        let mut gate = AtGate { work: &mut op.work, actor: &op.actor, log: &mut decided.log, now };
+        decided.freed.extend(gate.waits_paused(why)?);
+        return Ok(Passage::Waits);
+    }
+    let (Workflow::Drain(_), Target::Peer(peer)) = (&op.workflow, &op.target) else { return Ok(Passage::On) };
+    let mut gate = AtGate { work: &mut op.work, actor: &op.actor, log: &mut decided.log, now };
+    gate.queue(peer, records)
+}
+
+/// Whether it may still be done at all, then whether enough people have said yes to it. In this order: nobody is asked to
+/// approve what would be refused.
+fn at_start(op: &mut Loaded, records: &Records, log: &mut Log, now: Timestamp) -> Result<Passage, StoreError> {
+    // Once it is in the queue its target is its own, whatever agents or cordons do to the revision.
+    if state(&op.work)? != State::Queued
+        && let Err(rejected) = lifecycle::still_matches(&op.work, revision(&op.target, records))?
+    {
+        lifecycle::refuse(&mut op.work, &op.actor, &rejected, log, now)?;
+        return Ok(Passage::Ended);
+    }
+    start_gate(op, records, log, now)
+}
+
+/// The target's revision, where it is there.
+fn revision(target: &Target, records: &Records) -> Option<u64> {
+    match target {
+        Target::Peer(id) => records.peers.get(id).map(|peer| peer.revision.unsigned_abs()),
+        Target::Cluster(id) => records.clusters.get(id).map(|cluster| cluster.row.revision.unsigned_abs()),
+        Target::Settings => records.config.as_ref().map(|config| config.revision),
+        Target::Many(_) => None,
+    }
+}
+
+fn start_gate(op: &mut Loaded, records: &Records, log: &mut Log, now: Timestamp) -> Result<Passage, StoreError> {
+    let peers = match &op.workflow {
+        Workflow::Bulk(bulk) => bulk.peers(),
+        Workflow::Quick | Workflow::Drain(_) | Workflow::Failover(_) => &[],
+    };
+    let subject = GateSubject {
+        revisions: lifecycle::revisions(&op.target, &op.named(), records),
+        peers,
+        plan: json!({ "peers": peers.len() }),
+    };
+    let mut gate = AtGate { work: &mut op.work, actor: &op.actor, log, now };
+    gate.pass(&op.policies, GateAt::Start, &subject)
+}
+
+/// Creates and cancels children; returns whom to look at next.
+async fn children(
+    tx: &mut PgConnection,
+    loaded: &mut [Loaded],
+    decided: &mut Decided,
+    now: Timestamp,
+) -> Result<Vec<OperationId>, StoreError> {
+    let mut wake = Vec::new();
+    loop {
+        let launches = std::mem::take(&mut decided.children.launch);
+        if launches.is_empty() {
+            break;
+        }
+        let parents: BTreeMap<usize, bulks::Parent<'_>> = loaded
+            .iter()
+            .enumerate()
+            .map(|(place, op)| (place, bulks::Parent { work: &op.work, actor: &op.actor }))
+            .collect();
+        let (outcome, created) = bulks::launch(tx, &launches, &parents, now).await?;
+        wake.extend(created);
+        for (place, seen) in outcome {
+            if let Some(op) = loaded.get_mut(place) {
+                bulks::launched(&mut op.work, &op.actor, place, seen, decided, now)?;
+            }
+        }
+    }
+    for told in bulks::cancel(tx, &decided.children.cancel).await? {
+        // One of this very batch is written after this, and must not lose its wake-up by that.
+        if let Some(op) = loaded.iter_mut().find(|op| op.work.row.id == told && op.work.row.finished_at.is_none()) {
+            op.work.wake_at = Some(now);
+        }
+        wake.push(told);
+    }
+    // A parent whose child has ended has something to see.
+    let ended = loaded.iter().filter(|op| op.work.row.finished_at.is_some());
+    wake.extend(ended.filter_map(|op| op.work.row.parent));
+    Ok(wake)
 }
 
 async fn write(
@@ -145,39 +240,37 @@ async fn write(
 ) -> Result<Applied, StoreError> {
     let mut applied = Applied::default();
     let mut unlock = Vec::new();
-    let mut ended_drains = Vec::new();
+    let mut ended = Vec::new();
+    let mut freed: Vec<String> = decided.freed;
     for op in loaded.iter_mut() {
         let state = state(&op.work)?;
         if !state.is_terminal() {
             continue;
         }
-        if op.drain.is_some() {
-            ended_drains.push(op.work.row.id);
-            // A stuck operation keeps its lock until somebody has looked: `resolve` frees it.
+        if op.verb.is_long() {
+            ended.push(op.work.row.id);
+            // A stuck operation keeps its lock and its slot until somebody has looked: `resolve` frees them.
             if state != State::Stuck {
                 unlock.push(op.work.row.id);
+                op.work.holds_slot = false;
+                // Also of one that ends in the queue: who waits behind it moves up.
+                freed.extend(op.work.row.waits_for.clone());
             }
         }
-        op.work.row.resource = match records.peers.get(&op.peer) {
-            Some(peer) => {
-                let mut row = peer.current()?;
-                if row.operation == Some(op.work.row.id) && state != State::Stuck {
-                    row.operation = None;
-                }
-                let text = serde_json::to_string(&peer_dto(&row)?);
-                Some(text.map_err(|error| StoreError::corrupt("a peer", error))?)
-            }
-            None => None,
-        };
+        op.work.row.resource = resource(op, records, state)?;
         if let Some(ingress) = &op.work.ingress {
-            let body = serde_json::to_string(&mutated_dto(&op.work.row)?)
-                .map_err(|error| StoreError::corrupt("an answer", error))?;
+            let body = text("an answer", &mutated_dto(&op.work.row)?)?;
             applied.done.entry(ingress.clone()).or_default().push(body);
         }
     }
+    freed.extend(records.freed_clusters());
     let (peers, workloads, deleted) = records.changed();
     let rows: Vec<&WorkRow> = loaded.iter().map(|op| &op.work).collect();
     let events = &decided.log.events;
+    if !records.edited_peers.is_empty() {
+        let edited: Vec<_> = records.edited_peers.iter().filter_map(|id| records.peers.get(id)).collect();
+        clusters::save_peers(tx, &edited).await?;
+    }
     operations::save(tx, &Saved { operations: &rows, peers: &peers, unlock: &unlock, events }).await?;
     if !workloads.is_empty() {
         registry::save_workloads(tx, &workloads).await?;
@@ -185,20 +278,69 @@ async fn write(
     if !deleted.is_empty() {
         registry::delete_workloads(tx, &deleted).await?;
     }
+    if !records.changed_clusters.is_empty() {
+        let changed: Vec<_> = records.changed_clusters.iter().filter_map(|id| records.clusters.get(id)).collect();
+        clusters::save(tx, &changed).await?;
+        let resources: Vec<String> = records.changed_clusters.iter().map(|id| format!("clusters/{id}")).collect();
+        operations::wake_gates(tx, &resources).await?;
+    }
+    if records.mesh_changed {
+        clusters::save_mesh(tx, records.mesh_version).await?;
+    }
+    for new in &records.new_configs {
+        config::insert(tx, new).await?;
+    }
     if !decided.void.is_empty() {
         effects::void(tx, &decided.void).await?;
     }
     if !decided.taken.is_empty() {
         effects::delete(tx, &decided.taken).await?;
     }
-    if !ended_drains.is_empty() {
-        effects::delete_of(tx, &ended_drains).await?;
+    if !ended.is_empty() {
+        effects::delete_of(tx, &ended).await?;
     }
     if !decided.effects.is_empty() {
         effects::insert(tx, &decided.effects).await?;
     }
+    if !records.new_configs.is_empty() {
+        freed.extend(operations::queues(tx).await?);
+    }
+    if !freed.is_empty() {
+        applied.wake.extend(operations::wake_queued(tx, &freed).await?);
+    }
     applied.effects = decided.effects;
     Ok(applied)
+}
+
+/// The target as it stands at the end, as JSON.
+fn resource(op: &Loaded, records: &Records, state: State) -> Result<Option<String>, StoreError> {
+    let free = |holder: Option<OperationId>| holder.filter(|id| *id != op.work.row.id || state == State::Stuck);
+    Ok(match &op.target {
+        Target::Peer(id) => match records.peers.get(id) {
+            Some(peer) => {
+                let mut row = peer.current()?;
+                row.operation = free(row.operation);
+                Some(text("a peer", &peer_dto(&row)?)?)
+            }
+            None => None,
+        },
+        Target::Cluster(id) => match records.clusters.get(id) {
+            Some(cluster) => {
+                let mut row = cluster.row.clone();
+                row.operation = free(row.operation);
+                Some(text("a cluster", &cluster_dto(&row)?)?)
+            }
+            None => None,
+        },
+        Target::Settings => match &records.config {
+            Some(config) => {
+                let config = Config { settings: config.value.clone(), revision: config.revision };
+                Some(text("the settings", &config)?)
+            }
+            None => None,
+        },
+        Target::Many(_) => None,
+    })
 }
 
 /// Ends an operation: its state, its time, its last event.

@@ -3,23 +3,21 @@
 use omnirelay_contract::agent::{Command as AgentCommand, CommandVerb, CommandWorkload};
 use omnirelay_contract::audit::Actor;
 use omnirelay_store::StoreError;
-use omnirelay_store::effects::{Answer, NewEffect};
+use omnirelay_store::effects::NewEffect;
 use omnirelay_store::operations::WorkRow;
 use omnirelay_workflow::drain::{
-    self, Change, Command, CommandKind, Drain, DrainParams, Event, Input, Outcome, Phase, Request, Status, Step,
+    self, Change, Command, CommandKind, Drain, DrainParams, Event, Input, Outcome, Phase, Request, Step,
 };
-use omnirelay_workflow::operation::{Blocker, Cancel, Progress, State};
+use omnirelay_workflow::operation::Cancel;
 use omnirelay_workflow::resource::Handover;
 use omnirelay_workflow::{CommandId, PeerId, Timestamp, WorkloadId};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::batch::{Decided, end};
-use crate::events::{About, detail};
+use crate::batch::Decided;
+use crate::events::About;
+use crate::lifecycle::PAUSED_LOOK;
 use crate::records::Records;
-
-/// Progress is told at most ten times a second.
-const PROGRESS_EVERY: jiff::SignedDuration = jiff::SignedDuration::from_millis(100);
+use crate::telling::{Shown, Telling, text};
 
 /// A drain as its row has it, with the inputs that wait for it.
 #[derive(Debug)]
@@ -28,17 +26,9 @@ pub struct LoadedDrain {
     run: Option<Drain>,
     params: DrainParams,
     cancel: Option<Cancel>,
+    /// Who has paused it, or its parent.
+    pub paused: Option<String>,
     pub reports: Vec<(CommandId, Outcome)>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-enum StoredOutcome {
-    Refused(String),
-    #[serde(untagged)]
-    Expired {
-        accepted: bool,
-    },
 }
 
 impl LoadedDrain {
@@ -50,27 +40,14 @@ impl LoadedDrain {
             params: serde_json::from_str(&work.row.params)
                 .map_err(|error| StoreError::corrupt("a drain's parameters", error))?,
             cancel: cancel.map_err(|error| StoreError::corrupt("a drain's cancel", error))?,
+            paused: crate::lifecycle::paused(work.row.paused.as_deref())?,
             reports: Vec::new(),
         })
     }
 
     /// The workloads that it has touched, wherever they are now.
     pub fn touched(&self) -> impl Iterator<Item = &WorkloadId> {
-        self.run.iter().flat_map(|run| run.moves.keys())
-    }
-
-    /// Adds what the dispatcher found out about commands that nobody reported.
-    pub fn answers(&mut self, answers: Vec<Answer>) -> Result<(), StoreError> {
-        for answer in answers {
-            let id = CommandId::parse(&answer.id).map_err(|error| StoreError::corrupt("a command's id", error))?;
-            let outcome = serde_json::from_str(&answer.outcome)
-                .map_err(|error| StoreError::corrupt("a command's outcome", error))?;
-            self.reports.push(match outcome {
-                StoredOutcome::Refused(message) => (id, Outcome::Refused { message }),
-                StoredOutcome::Expired { accepted } => (id, Outcome::Expired { accepted }),
-            });
-        }
-        Ok(())
+        self.run.iter().flat_map(Drain::touched)
     }
 }
 
@@ -87,10 +64,9 @@ pub fn apply(
     let Some(before) = records.peers.get(peer).map(|record| record.revision) else {
         return Err(StoreError::corrupt("a drain's target", std::io::Error::other("there is no such peer")));
     };
-    let mut applying = Applying { work, actor, peer, records, decided, now, commands: Vec::new(), told: Vec::new() };
+    let mut applying = Applying { work, actor, peer, records, decided, now, paused: loaded.paused.clone(), commands: Vec::new(), told: Vec::new() };
     let run = match loaded.run.take() {
         Some(run) => run,
-        None if loaded.cancel.is_some() => return applying.cancelled_before_start(),
         None => applying.start(&loaded.params),
     };
     let run = applying.inputs(run, loaded.cancel.as_ref(), std::mem::take(&mut loaded.reports));
@@ -104,19 +80,12 @@ struct Applying<'a> {
     records: &'a mut Records,
     decided: &'a mut Decided,
     now: Timestamp,
+    paused: Option<String>,
     commands: Vec<Command>,
     told: Vec<Event>,
 }
 
 impl Applying<'_> {
-    fn cancelled_before_start(self) -> Result<(), StoreError> {
-        self.work.row.changed = false;
-        let result = json!({ "moved": [], "restored": [], "notRestored": [] });
-        self.work.row.result = Some(result.to_string());
-        let log = &mut self.decided.log;
-        end(self.work, self.actor, State::Cancelled, Some(json!({ "result": result })), None, log, self.now)
-    }
-
     fn start(&mut self, params: &DrainParams) -> Drain {
         let request = Request {
             id: self.work.row.id,
@@ -157,7 +126,10 @@ impl Applying<'_> {
 
     fn world(&self, run: Option<&Drain>) -> drain::World {
         match self.records.peers.get(self.peer) {
-            Some(record) => self.records.world(record, run.into_iter().flat_map(|run| run.moves.keys())),
+            Some(record) => drain::World {
+                paused: self.paused.clone(),
+                ..self.records.world(record, run.into_iter().flat_map(Drain::touched))
+            },
             None => drain::World::default(),
         }
     }
@@ -190,72 +162,25 @@ impl Applying<'_> {
         let row = &mut self.work.row;
         row.started_at = row.started_at.or(Some(run.started_at));
         row.deadline_at = run.deadline_at;
-        row.changed = status.changed;
-        row.phase = status.phase.map(str::to_owned);
-        row.blockers = text("a drain's blockers", &status.blockers)?;
         self.work.run = Some(text("a drain's state", run)?);
+        if self.paused.is_some() && !status.state.is_terminal() {
+            let look = self.now.checked_add(PAUSED_LOOK).unwrap_or(Timestamp::MAX);
+            self.work.wake_at = Some(self.work.wake_at.map_or(look, |at| at.min(look)));
+        }
         let after = self.records.peers.get(self.peer).map_or(before, |record| record.revision);
         let revisions = Some((before, after));
-        if status.state.is_terminal() {
-            self.work.row.progress = text("a drain's progress", &status.progress)?;
-            self.tell_registry(revisions)?;
-            return self.end(status, revisions);
-        }
-        self.tell_state(&old, &status)?;
+        let ended = self.telling().stand(&old, &status)?;
         self.tell_registry(revisions)?;
-        self.tell_blockers(&old, &status)?;
-        self.tell_progress(&old, &status)
+        let mut telling = self.telling();
+        if ended {
+            return telling.ended(status, revisions);
+        }
+        telling.blockers(&old, &status)?;
+        telling.progress(&old, &status)
     }
 
-    fn tell_state(&mut self, old: &Shown, status: &Status) -> Result<(), StoreError> {
-        self.work.row.state = status.state.as_str().to_owned();
-        if old.state == status.state {
-            return Ok(());
-        }
-        let what = match status.state {
-            State::Unwinding => "unwinding",
-            _ => "started",
-        };
-        self.work.row.progress = text("a drain's progress", &status.progress)?;
-        self.tell_operation(what, Map::new())
-    }
-
-    fn tell_blockers(&mut self, old: &Shown, status: &Status) -> Result<(), StoreError> {
-        let key = |blockers: &[Blocker]| -> Vec<(String, String, String)> {
-            blockers.iter().map(|b| (b.code.to_string(), b.subject.clone(), b.message.clone())).collect()
-        };
-        if key(&old.blockers) == key(&status.blockers) {
-            return Ok(());
-        }
-        if status.blockers.is_empty() {
-            return self.tell_operation("unblocked", Map::new());
-        }
-        self.tell_operation("blocked", detail(json!({ "blockers": status.blockers })))
-    }
-
-    /// What was told last is what the row shows. A change within the tenth of a second stays untold until it is over.
-    fn tell_progress(&mut self, old: &Shown, status: &Status) -> Result<(), StoreError> {
-        if old.progress == status.progress && old.phase.as_deref() == status.phase {
-            return Ok(());
-        }
-        let next = self.work.progress_at.and_then(|at| at.checked_add(PROGRESS_EVERY).ok());
-        if old.phase.as_deref() == status.phase
-            && let Some(next) = next.filter(|next| *next > self.now)
-        {
-            self.work.wake_at = Some(self.work.wake_at.map_or(next, |at| at.min(next)));
-            return Ok(());
-        }
-        self.work.progress_at = Some(self.now);
-        self.work.row.progress = text("a drain's progress", &status.progress)?;
-        self.tell_operation("progressed", Map::new())
-    }
-
-    fn tell_operation(&mut self, what: &str, facts: Map<String, Value>) -> Result<(), StoreError> {
-        let id = self.work.row.id.to_string();
-        let mut facts = facts;
-        facts.insert("target".to_owned(), Value::String(self.work.row.target.clone()));
-        let about = About { resource: "operations", id: &id, what, outcome: what };
-        self.decided.log.add(self.work, self.actor, about, None, facts, self.now)
+    fn telling(&mut self) -> Telling<'_> {
+        Telling { work: self.work, actor: self.actor, log: &mut self.decided.log, now: self.now }
     }
 
     fn tell_registry(&mut self, revisions: Option<(i64, i64)>) -> Result<(), StoreError> {
@@ -278,7 +203,7 @@ impl Applying<'_> {
                     ("workloads", workload.to_string(), "restored", facts)
                 }
             };
-            let mut facts = detail(facts);
+            let mut facts = crate::events::detail(facts);
             if let Some(record) = facts
                 .get("workload")
                 .and_then(Value::as_str)
@@ -295,13 +220,6 @@ impl Applying<'_> {
         Ok(())
     }
 
-    fn end(self, status: Status, revisions: Option<(i64, i64)>) -> Result<(), StoreError> {
-        let result = status.result.unwrap_or(Value::Null);
-        self.work.row.result = Some(result.to_string());
-        let told = json!({ "result": result });
-        end(self.work, self.actor, status.state, Some(told), revisions, &mut self.decided.log, self.now)
-    }
-
     fn give_commands(&mut self, run: &Drain) -> Result<(), StoreError> {
         for command in std::mem::take(&mut self.commands) {
             let holds = self.records.peers.get(self.peer).map(|p| p.holds.iter().map(|hold| hold.id).collect());
@@ -315,10 +233,12 @@ impl Applying<'_> {
                 },
                 workload: command.workload.map(|(id, epoch)| {
                     let known = run.moves.get(&id);
+                    // Of a leftover, the record alone knows.
+                    let record = self.records.workload(&id).map(|record| &record.workload);
                     CommandWorkload {
-                        service: known.map(|m| m.service.clone()).unwrap_or_default(),
-                        unit: known.and_then(|m| m.unit.clone()),
-                        handover: known.map_or(Handover::StartFirst, |m| m.handover),
+                        service: known.map(|m| &m.service).or(record.map(|w| &w.service)).cloned().unwrap_or_default(),
+                        unit: known.map(|m| &m.unit).or(record.map(|w| &w.unit)).cloned().flatten(),
+                        handover: known.map(|m| m.handover).or(record.map(|w| w.handover)).unwrap_or(Handover::StartFirst),
                         id,
                         epoch,
                     }
@@ -327,6 +247,7 @@ impl Applying<'_> {
                     CommandKind::Cordon => holds.unwrap_or_default(),
                     CommandKind::Acquire | CommandKind::Release | CommandKind::List => Vec::new(),
                 },
+                cluster: None,
                 operation: Some(run.id),
                 id: command.id,
                 peer: command.peer,
@@ -344,29 +265,4 @@ impl Applying<'_> {
         }
         Ok(())
     }
-}
-
-/// What the row showed before.
-struct Shown {
-    state: State,
-    phase: Option<String>,
-    progress: Progress,
-    blockers: Vec<Blocker>,
-}
-
-impl Shown {
-    fn of(work: &WorkRow) -> Result<Self, StoreError> {
-        Ok(Self {
-            state: crate::batch::state(work)?,
-            phase: work.row.phase.clone(),
-            progress: serde_json::from_str(&work.row.progress)
-                .map_err(|error| StoreError::corrupt("an operation's progress", error))?,
-            blockers: serde_json::from_str(&work.row.blockers)
-                .map_err(|error| StoreError::corrupt("an operation's blockers", error))?,
-        })
-    }
-}
-
-fn text(what: &'static str, value: &impl serde::Serialize) -> Result<String, StoreError> {
-    serde_json::to_string(value).map_err(|error| StoreError::corrupt(what, error))
 }

@@ -11,6 +11,9 @@ use omnirelay_workflow::{OperationId, Timestamp};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+/// Members that every event has: no detail may be called so.
+const RESERVED: [&str; 7] = ["operation", "operationSeq", "actor", "state", "phase", "progress", "audit"];
+
 /// The events of one batch, in order.
 #[derive(Debug, Default)]
 pub struct Log {
@@ -34,11 +37,17 @@ impl Log {
         actor: &Actor,
         about: About<'_>,
         revisions: Option<(i64, i64)>,
-        detail: Map<String, Value>,
+        mut detail: Map<String, Value>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
+        // A member twice would make the event unreadable for ever.
+        debug_assert!(RESERVED.iter().all(|name| !detail.contains_key(*name)), "{detail:?}");
         work.row.event_seq += 1;
         let row = &work.row;
+        if let Some(parent) = row.parent {
+            // Who follows a bulk drain has all of its children by this.
+            detail.insert("parent".to_owned(), Value::String(parent.to_string()));
+        }
         let state: State = row.state.parse().map_err(|error| StoreError::corrupt("an operation's state", error))?;
         let progress = serde_json::from_str(&row.progress)
             .map_err(|error| StoreError::corrupt("an operation's progress", error))?;

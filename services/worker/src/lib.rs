@@ -9,25 +9,33 @@
 //! ```
 //!
 //! Nothing of a workflow lives in memory between inputs. Several workers side by side are correct: rows are locked, always
-//! in the order operations, clusters, peers, workloads, each by id.
+//! in the order operations, mesh, clusters, peers, workloads, each by id.
 
 mod apply;
 mod batch;
+mod bulks;
 mod dispatch;
 mod drains;
+mod edits;
 mod events;
+mod failovers;
 mod inputs;
+mod lifecycle;
+mod load;
 pub mod observe;
 mod quick;
 mod reconcile;
 mod records;
 mod relay;
+mod resolving;
+mod telling;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use omnirelay_bus::{Bus, StreamOptions};
 use omnirelay_store::PgPool;
+use omnirelay_store::live::LiveSettings;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,8 +49,7 @@ pub struct WorkerOptions {
     pub pool: PgPool,
     pub bus: Bus,
     pub streams: StreamOptions,
-    /// How long a silent agent counts as there.
-    pub heartbeat_timeout: Duration,
+    pub settings: LiveSettings,
     /// How long events are kept for those who resume.
     pub events_retention: Duration,
 }
@@ -58,7 +65,9 @@ pub async fn run(options: WorkerOptions, shutdown: CancellationToken) {
     let applier = apply::Applier {
         pool: options.pool.clone(),
         bus: options.bus.clone(),
+        settings: options.settings.clone(),
         dispatch: dispatch_tx,
+        work: work_tx.clone(),
         published: published.clone(),
     };
     tasks.spawn(applier.run(work_rx, shutdown.clone()));
@@ -80,7 +89,7 @@ pub async fn run(options: WorkerOptions, shutdown: CancellationToken) {
     let observer = observe::ObserverOptions {
         pool: options.pool.clone(),
         bus: options.bus.clone(),
-        timeout: options.heartbeat_timeout,
+        settings: options.settings.clone(),
         wake: wake_tx,
         published,
     };

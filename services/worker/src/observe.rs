@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  heartbeats ──▶ inbox (the latest of each peer) ──▶ batch: what is due? ──▶ one transaction ──▶ wake, publish
-//!                                                       │                      adopt clusters and peers
-//!                                                       └──▶ hold commands     write what was observed, with health
+//!                                                       │  │                   adopt clusters and peers
+//!                               role commands, at once ◀┘  └▶ hold commands    write what was observed, with health
 //!  every second ──▶ judge (one worker, by a lease): silent peers                diff: workloads appear, change, go; drift
 //! ```
 //!
@@ -12,6 +12,7 @@
 //! left open, or after a long time. A heartbeat tells of a moment in the past: what contradicts the record must be seen twice
 //! before anything is concluded from it.
 
+mod asking;
 mod batch;
 mod diff;
 mod due;
@@ -20,15 +21,16 @@ mod inbox;
 mod judge;
 mod memory;
 mod news;
+mod roles;
 
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use omnirelay_bus::Bus;
 use omnirelay_store::PgPool;
+use omnirelay_store::live::LiveSettings;
 use omnirelay_workflow::OperationId;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -38,8 +40,8 @@ use tokio_util::sync::CancellationToken;
 pub struct ObserverOptions {
     pub pool: PgPool,
     pub bus: Bus,
-    /// A peer that is silent for this long is unreachable; for half of it, suspect.
-    pub timeout: Duration,
+    /// A peer that is silent for `heartbeat.timeout` is unreachable; for half of it, suspect.
+    pub settings: LiveSettings,
     /// Operations to look at now.
     pub wake: mpsc::Sender<OperationId>,
     /// Told after events have been written.

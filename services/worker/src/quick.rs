@@ -1,25 +1,30 @@
 //! Cordon and uncordon: one step, decided by the pure crate, carried out on the records.
 
 use omnirelay_contract::audit::Actor;
-use omnirelay_contract::problem::Problem;
 use omnirelay_store::StoreError;
 use omnirelay_store::operations::WorkRow;
 use omnirelay_workflow::cordon;
 use omnirelay_workflow::drain::Change;
 use omnirelay_workflow::operation::{Progress, State, Verb};
 use omnirelay_workflow::resource::{DrainMark, Hold, HoldKind};
-use omnirelay_workflow::{PeerId, Rejected, Timestamp};
+use omnirelay_workflow::{PeerId, Timestamp};
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::batch::end;
 use crate::events::{About, Log, detail};
+use crate::lifecycle::refuse;
 use crate::records::Records;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct UncordonParams {
     all: bool,
+}
+
+/// Whether it is one of these.
+pub fn is_one(verb: Verb) -> bool {
+    matches!(verb, Verb::PeersCordon | Verb::PeersUncordon)
 }
 
 /// Applies a quick verb; the operation ends with it.
@@ -32,11 +37,6 @@ pub fn apply(
     log: &mut Log,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    if work.row.cancel.is_some() {
-        // The cancel was acknowledged before the first step: then there is none.
-        work.row.changed = false;
-        return end(work, actor, State::Cancelled, None, None, log, now);
-    }
     let Some(record) = records.peers.get(peer) else {
         return Err(StoreError::corrupt("an operation's target", std::io::Error::other("there is no such peer")));
     };
@@ -68,10 +68,10 @@ pub fn apply(
                 changes
             })
         }
-        Verb::PeersDrain => Ok(Vec::new()),
+        _ => Ok(Vec::new()),
     };
     work.row.started_at = Some(now);
-    work.row.progress = progress(decided.is_ok());
+    work.row.progress = progress(decided.is_ok(), "peers");
     match decided {
         Ok(changes) => {
             work.row.changed = !changes.is_empty();
@@ -91,20 +91,8 @@ pub fn apply(
     }
 }
 
-fn refuse(
-    work: &mut WorkRow,
-    actor: &Actor,
-    rejected: &Rejected,
-    log: &mut Log,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let problem = Problem::from(rejected).at(format!("/control/operations/{}", work.row.id));
-    let text = serde_json::to_string(&problem).map_err(|error| StoreError::corrupt("a problem", error))?;
-    work.row.error = Some(text);
-    end(work, actor, State::Refused, Some(json!({ "error": problem })), None, log, now)
-}
-
-fn progress(done: bool) -> String {
-    let progress = Progress { done: u32::from(done), total: 1, in_flight: 0, failed: 0, unit: "peers".to_owned() };
+/// Of a verb that is done in one step.
+pub fn progress(done: bool, unit: &str) -> String {
+    let progress = Progress { done: u32::from(done), total: 1, in_flight: 0, failed: 0, unit: unit.to_owned() };
     serde_json::to_string(&progress).unwrap_or_else(|_| "{}".to_owned())
 }

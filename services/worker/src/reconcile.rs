@@ -30,6 +30,15 @@ async fn once(pool: &PgPool, work: &mpsc::Sender<Work>, retention: Duration) -> 
         tracing::warn!(operation = %id, "an operation made no progress and nothing would wake it");
         let _ = work.send(Work::Wake(id)).await;
     }
+    // Whoever frees a slot wakes its queue, but not somebody who came into it at the same moment.
+    let mut connection = pool.acquire().await?;
+    let queues = operations::queues(&mut connection).await?;
+    if !queues.is_empty() {
+        for id in operations::wake_queued(&mut connection, &queues).await? {
+            let _ = work.send(Work::Wake(id)).await;
+        }
+    }
+    drop(connection);
     while events::prune(pool, retention.as_secs_f64()).await? == 1_000 {}
     let counts = operations::by_state(pool).await?;
     for verb in Verb::ALL {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use omnirelay_workflow::resource::Handover;
+use omnirelay_workflow::resource::{Handover, Role};
 use omnirelay_workflow::word_enum;
 use omnirelay_workflow::{ClusterId, CommandId, HoldId, OperationId, PeerId, Timestamp, WorkloadId};
 
@@ -26,6 +26,8 @@ word_enum!(
         Cordon = "cordon",
         /// Nobody holds the peer any more.
         Uncordon = "uncordon",
+        /// The role of the peer's cluster, under a failover version: [`Command::cluster`].
+        Role = "role",
     }
 );
 
@@ -43,6 +45,9 @@ pub struct Command {
     /// Of cordon: who holds the peer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holds: Vec<HoldId>,
+    /// Of role: what the peer's cluster is from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterRole>,
     /// Agents refuse a command that comes later than this. A move that was begun before is ended by it: an acquire that is not
     /// ready by then is reported as failed.
     pub expires_at: Timestamp,
@@ -58,6 +63,16 @@ pub struct CommandWorkload {
     pub handover: Handover,
     /// Agents refuse an epoch below the highest that they have seen for the workload.
     pub epoch: u64,
+}
+
+/// What a cluster is, under the mesh-wide version that only grows. Agents refuse a version below the highest that they have
+/// seen; within one version a role may change (`fenced`, then `active` or `passive`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterRole {
+    pub cluster: ClusterId,
+    pub failover_version: u64,
+    pub role: Role,
 }
 
 /// The answer to a command, at once.
@@ -112,6 +127,9 @@ pub struct Heartbeat {
     pub workloads: Vec<ObservedWorkload>,
     /// Replication lag, if this peer has any.
     pub lag_ms: Option<u64>,
+    /// The role that the agent was last told and has carried out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterRole>,
     /// The agent's version.
     pub version: String,
     /// Who the peer is, so that the registry can adopt one that it does not know.

@@ -7,6 +7,7 @@ pub mod agent;
 pub mod audit;
 pub mod chain;
 pub mod event;
+pub mod grpc;
 pub mod problem;
 pub mod rest;
 pub mod subject;

@@ -62,6 +62,38 @@ codes! {
     Unavailable = "unavailable", 503, "Unavailable";
 }
 
+impl Code {
+    /// The code's gRPC status: the one mapping, as `http_status` is for HTTP. Which code it was is in `ErrorInfo.reason`.
+    pub const fn grpc_code(self) -> tonic::Code {
+        match self {
+            Code::InvalidArgument
+            | Code::PayloadTooLarge
+            | Code::UnsupportedMediaType
+            | Code::InvalidSetting
+            | Code::IdempotencyKeyReused
+            | Code::TicketRequired => tonic::Code::InvalidArgument,
+            Code::Unauthenticated => tonic::Code::Unauthenticated,
+            Code::InsufficientScope | Code::SelfApproval => tonic::Code::PermissionDenied,
+            Code::NotFound => tonic::Code::NotFound,
+            Code::MethodNotAllowed => tonic::Code::Unimplemented,
+            Code::LastActiveCluster
+            | Code::OperationInProgress
+            | Code::TooLate
+            | Code::PeerHeld
+            | Code::AlreadyDecided
+            | Code::InvalidState
+            | Code::NoCapacity
+            | Code::PreconditionRequired
+            | Code::ConfirmationRequired => tonic::Code::FailedPrecondition,
+            // What was read has changed since: read again.
+            Code::RevisionMismatch | Code::DigestMismatch => tonic::Code::Aborted,
+            Code::RateLimited => tonic::Code::ResourceExhausted,
+            Code::Internal => tonic::Code::Internal,
+            Code::BacklogFull | Code::Unavailable => tonic::Code::Unavailable,
+        }
+    }
+}
+
 impl std::fmt::Display for Code {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(self.as_str())
@@ -123,6 +155,30 @@ impl From<&Rejected> for Problem {
             Rejected::TooLate { operation, .. } => Problem::new(Code::TooLate, detail).with("operation", operation),
             Rejected::InvalidState { operation, .. } => {
                 Problem::new(Code::InvalidState, detail).with("operation", operation)
+            }
+            Rejected::LastActiveCluster { cluster } => {
+                Problem::new(Code::LastActiveCluster, detail).with("cluster", cluster)
+            }
+            Rejected::NoCapacity { cluster, .. } => Problem::new(Code::NoCapacity, detail).with("cluster", cluster),
+            Rejected::LagTooHigh { cluster, lag_ms, limit_ms } => Problem::new(Code::InvalidState, detail)
+                .with("cluster", cluster)
+                .with("lagMs", lag_ms)
+                .with("limitMs", limit_ms),
+            Rejected::ClusterInTransition { cluster, state } => {
+                Problem::new(Code::InvalidState, detail).with("cluster", cluster).with("state", state)
+            }
+            Rejected::UnknownCluster { cluster } => Problem::new(Code::NotFound, detail).with("cluster", cluster),
+            Rejected::RevisionMismatch { revision, .. } => {
+                let problem = Problem::new(Code::RevisionMismatch, detail);
+                match revision {
+                    Some(revision) => problem.with("revision", revision),
+                    None => problem,
+                }
+            }
+            Rejected::InvalidChange { .. } => Problem::new(Code::InvalidArgument, detail),
+            Rejected::NotPossible { .. } => Problem::new(Code::InvalidState, detail),
+            Rejected::InvalidSetting { key, rule, .. } => {
+                Problem::new(Code::InvalidSetting, detail).with("key", key).with("rule", rule)
             }
         }
     }

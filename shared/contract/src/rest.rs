@@ -1,15 +1,22 @@
-//! Bodies of the REST routes.
+//! What goes over REST: resources and answers here, [bodies] of requests, [plans].
 
+mod bodies;
+mod plans;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-use omnirelay_workflow::operation::{Blocker, Cancel, Progress, State, Verb};
-use omnirelay_workflow::resource::{ClusterState, Health, Hold, Labels, PeerState, WorkloadState};
-use omnirelay_workflow::{
-    ClusterId, OperationId, PeerId, Timestamp, WorkloadId, drain::OnDeadline, resource::Handover,
-};
+use omnirelay_workflow::gate::Gate;
+use omnirelay_workflow::operation::{Blocker, Cancel, Paused, Progress, State, Verb};
+use omnirelay_workflow::settings::Amount;
+use omnirelay_workflow::resource::{ClusterState, Handover, Health, Hold, Labels, PeerState, WorkloadState};
+use omnirelay_workflow::{ClusterId, OperationId, PeerId, Timestamp, WorkloadId};
+
+pub use bodies::*;
+pub use plans::*;
 
 use crate::problem::Problem;
 
@@ -64,13 +71,43 @@ pub struct Cluster {
     pub peers: u32,
     pub healthy_peers: u32,
     pub replication_lag_ms: Option<u64>,
-    pub max_unavailable: Option<String>,
+    pub max_unavailable: Option<Amount>,
     pub labels: Labels,
     pub operation: Option<OperationId>,
     pub revision: u64,
 }
 
-/// An operation. Members that only later verbs fill (approval, queue, children) are there and null.
+/// The settings of the mesh.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Config {
+    pub settings: Value,
+    pub revision: u64,
+}
+
+/// One revision of the settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigRevision {
+    pub revision: u64,
+    pub settings: Value,
+    pub at: Timestamp,
+    pub actor: String,
+    pub operation: Option<OperationId>,
+    pub reason: Option<String>,
+    pub change_ticket: Option<String>,
+}
+
+/// Where a queued operation stands, and who has the slots that it waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Queue {
+    /// From 1.
+    pub position: u32,
+    pub holders: Vec<OperationId>,
+}
+
+/// An operation. Members that its verb has no use for are null.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Operation {
@@ -82,17 +119,19 @@ pub struct Operation {
     pub phase: Option<String>,
     pub progress: Progress,
     pub blockers: Vec<Blocker>,
-    pub paused: Option<Value>,
+    pub paused: Option<Paused>,
     pub actor: String,
     pub reason: Option<String>,
     pub change_ticket: Option<String>,
     pub params: Value,
     pub digest: String,
-    pub approval: Option<Value>,
+    /// The gate that is open, or the last one that was.
+    pub approval: Option<Gate>,
     pub cancel: Option<Cancel>,
-    pub queue: Option<Value>,
+    pub queue: Option<Queue>,
     pub parent: Option<OperationId>,
-    pub children: Option<Value>,
+    /// Of a bulk drain: how many children are in each state.
+    pub children: Option<BTreeMap<String, u32>>,
     pub created_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
@@ -119,107 +158,6 @@ pub struct Page<T> {
     pub items: Vec<T>,
     pub next_page_token: Option<String>,
     pub position: u64,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct CordonBody {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub change_ticket: Option<String>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct UncordonBody {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub change_ticket: Option<String>,
-    /// Other people's manual holds too.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub all: bool,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct DrainBody {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub change_ticket: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deadline: Option<Humantime>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub on_deadline: Option<OnDeadline>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_concurrent: Option<u32>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub keep_moved: bool,
-    /// The token of a plan.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub confirmation: Option<String>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct CancelBody {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub change_ticket: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub keep_moved: Option<bool>,
-}
-
-/// What a destructive mutation would do, and the token that confirms exactly that.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Plan {
-    pub impact: Value,
-    pub blockers: Vec<Blocker>,
-    pub approval: Option<Value>,
-    pub digest: String,
-    pub confirmation: Confirmation,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Confirmation {
-    pub token: String,
-    pub expires_at: Timestamp,
-}
-
-/// The `impact` of a drain's plan.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DrainImpact {
-    pub peer: PeerId,
-    pub name: String,
-    pub cluster: ClusterId,
-    /// Workloads in all.
-    pub workloads: u32,
-    pub moves: Vec<PlannedMove>,
-    /// Schedulable, healthy peers of the cluster before and after.
-    pub peers_available: u32,
-    pub peers_available_after: u32,
-    /// Workloads whose release cannot be taken back by a cancel.
-    pub not_restorable: Vec<WorkloadId>,
-    /// Holds of others, which stay.
-    pub holds: Vec<Hold>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PlannedMove {
-    pub workload: WorkloadId,
-    pub service: String,
-    pub unit: Option<String>,
-    pub handover: Handover,
-    /// Nobody for `release-only`, and where nobody has room.
-    pub target: Option<PeerId>,
-    pub remaining: Option<u64>,
 }
 
 /// The request to make, ready to send, that undoes what can no longer be cancelled.

@@ -166,6 +166,19 @@ const OVERRIDES: &[(&str, &[&str])] = &[
 const NUMBERS: &[&str] = &["rate_per_actor", "max_backlog", "max_concurrent", "replicas"];
 
 impl ServeConfig {
+    /// What `[drain]` and `[heartbeat]` say, as the settings that a new mesh begins with. Afterwards `PATCH /control/config` is
+    /// where they are changed: every replica has to go by the same.
+    pub fn first_settings(&self) -> serde_json::Value {
+        let mut drain = serde_json::json!({
+            "onDeadline": self.drain.on_deadline,
+            "maxConcurrent": self.drain.max_concurrent,
+        });
+        if let Some(deadline) = self.drain.deadline {
+            drain["deadline"] = serde_json::json!(deadline);
+        }
+        serde_json::json!({ "drain": drain, "heartbeat": { "timeout": self.heartbeat.timeout } })
+    }
+
     /// Reads the file, if there is one, and the process's environment.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
         let text = match file {

@@ -31,4 +31,13 @@ impl StoreError {
             StoreError::Sql(_) | StoreError::Migrate(_) => false,
         }
     }
+
+    /// A statement that failed itself because somebody else took half of what it wanted (SQLSTATE 22012, which nothing else
+    /// of ours raises): what it decided on is no longer so.
+    pub fn is_lost_race(&self) -> bool {
+        match self {
+            StoreError::Sql(sqlx::Error::Database(error)) => error.code().is_some_and(|code| code == "22012"),
+            StoreError::Sql(_) | StoreError::Migrate(_) | StoreError::Corrupt { .. } => false,
+        }
+    }
 }

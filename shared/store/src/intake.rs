@@ -2,13 +2,15 @@
 //!
 //! Nothing is decided here. The ingress reads with [`facts`], decides each request in memory, and writes with [`commit`].
 
-pub mod cancel;
+pub mod control;
 
-use omnirelay_workflow::{OperationId, Timestamp};
+use omnirelay_workflow::resource::{ClusterState, Labels};
+use omnirelay_workflow::{ClusterId, OperationId, Timestamp};
 use sqlx::{PgConnection, PgPool, Row};
 use uuid::Uuid;
 
 use crate::StoreError;
+use crate::registry::{json, text};
 use crate::statement::statements;
 
 statements! {
@@ -18,48 +20,72 @@ statements! {
         select r.n,
                o.id as operation, o.request_digest,
                p.revision, p.drain_mark, p.holds::text as holds,
-               l.operation as locked_by
+               l.operation as locked_by,
+               p.labels, p.cluster, p.role, p.name,
+               (select revision from config order by revision desc limit 1) as config
         from unnest($1::text[], $2::text[], $3::text[]) with ordinality as r (actor, key, peer, n)
         left join lateral (
             select id, request_digest from operations where actor = r.actor and idempotency_key = r.key limit 1
         ) o on true
         left join lateral (
-            select revision, drain_mark, holds from peers where id = r.peer limit 1
+            select revision, drain_mark, holds, case when $4 then labels::text end as labels, cluster, role, name
+            from peers where id = r.peer limit 1
         ) p on true
         left join lateral (
             select operation from operation_locks where resource = 'peers/' || r.peer limit 1
         ) l on true";
 
+    // Clusters that requests name, with what is to be known before one is promoted or demoted.
+    CLUSTERS = "
+        select c.id, c.revision, c.state, c.labels::text, c.region, l.operation, n.peers, n.healthy, n.lag
+        from clusters c
+        left join operation_locks l on l.resource = 'clusters/' || c.id
+        left join lateral (
+            select count(*) as peers, count(*) filter (where o.health = 'healthy') as healthy,
+                   max(o.lag_ms) filter (where o.health <> 'unreachable') as lag
+            from peers p left join peer_observed o on o.peer = p.id
+            where p.cluster = c.id
+        ) n on true
+        where c.id = any($1) or (c.state = 'active' and $2)";
+
     // `input`: the requests, sorted by actor and key, so that two ingresses cannot deadlock.
-    // `locks`: what the drains among them lock; a lock that somebody has is not taken.
-    // `ops`: the operations, except where the lock was lost. A key that is bound already inserts nothing.
+    // `locks`: what the long ones among them lock; a lock that somebody has is not taken. `short`: who did not get all of theirs.
+    // `ops`: the operations, except where a lock was lost. A key that is bound already inserts nothing.
     // `log`: the submitted events of exactly those, and the records of refusals.
-    // The division fails the statement where a lock was taken and its operation was not inserted (the key was bound by
-    // another ingress at this very moment): a lock without an operation would stay for ever. It is a data error, so the
-    // batch is taken apart and read again.
+    // The division fails the statement where a lock was taken and its operation was not inserted (the key was bound, or another
+    // of its locks taken, by another ingress at this very moment): a lock without an operation would stay for ever. It is a
+    // data error, so the batch is taken apart and read again.
     COMMIT = "
         with input as (
             select * from unnest(
                 $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-                $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::uuid[], $16::text[],
-                $17::text[]
+                $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::uuid[], $15::uuid[], $16::text[],
+                $17::text[], $23::text[], $24::text[]
             ) as i (id, verb, target, actor, actor_json, reason, change_ticket, params,
-                    digest, key, request_digest, ingress, traceparent, lock, event_id, nats_subject,
-                    payload)
+                    digest, key, request_digest, ingress, traceparent, parent, event_id, nats_subject,
+                    payload, gates, if_match)
+        ),
+        wanted as (
+            select * from unnest($21::text[], $22::uuid[]) as w (resource, operation)
         ),
         locks as (
             insert into operation_locks (resource, operation)
-            select lock, id from input where lock is not null order by lock
+            select resource, operation from wanted order by resource
             on conflict (resource) do nothing
-            returning operation
+            returning resource, operation
+        ),
+        short as (
+            select operation from wanted where (resource, operation) not in (select resource, operation from locks)
         ),
         ops as (
             insert into operations (id, verb, target, state, actor, actor_json, reason, change_ticket, params, digest,
-                                    idempotency_key, request_digest, ingress, traceparent, created_at, wake_at, event_seq)
+                                    idempotency_key, request_digest, ingress, traceparent, parent, gates, if_match,
+                                    created_at, wake_at, event_seq)
             select id, verb, target, 'submitted', actor, actor_json, reason, change_ticket, params, digest,
-                   key, request_digest, ingress, traceparent, clock_timestamp(), clock_timestamp(), 1
+                   key, request_digest, ingress, traceparent, parent, gates, if_match,
+                   clock_timestamp(), clock_timestamp(), 1
             from input
-            where lock is null or id in (select operation from locks)
+            where id not in (select operation from short)
             on conflict (actor, idempotency_key) do nothing
             returning id, created_at
         ),
@@ -81,6 +107,8 @@ statements! {
             select 1 from operations where state = 'submitted' limit $1
         ) waiting";
 
+    LOCKED = "select resource, operation from operation_locks where resource = any($1)";
+
     CREATE_KEY = "insert into control_keys (name, key) values ($1, $2) on conflict (name) do nothing";
     READ_KEY = "select key from control_keys where name = $1";
 }
@@ -91,7 +119,8 @@ pub struct Question<'a> {
     pub actor: &'a str,
     /// Nothing where the caller named no key: then it cannot have been used before.
     pub key: Option<&'a str>,
-    pub peer: &'a str,
+    /// Nothing where it is not about one peer.
+    pub peer: Option<&'a str>,
 }
 
 /// What the record says to a [`Question`].
@@ -100,6 +129,23 @@ pub struct Facts {
     /// The operation that is bound to the key.
     pub bound: Option<Bound>,
     pub peer: Option<PeerFacts>,
+    /// Of the settings; 0 before there are any.
+    pub config: u64,
+}
+
+/// A cluster that a request names, or an active one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClusterFacts {
+    pub id: ClusterId,
+    pub revision: u64,
+    pub state: ClusterState,
+    pub labels: Labels,
+    pub region: String,
+    pub locked_by: Option<OperationId>,
+    pub peers: u32,
+    pub healthy: u32,
+    /// The highest replication lag of its reachable peers, milliseconds.
+    pub lag_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +162,11 @@ pub struct PeerFacts {
     /// JSON array of holds.
     pub holds: String,
     pub locked_by: Option<OperationId>,
+    /// JSON object, where it was asked for.
+    pub labels: Option<String>,
+    pub cluster: String,
+    pub role: String,
+    pub name: String,
 }
 
 /// An operation to create.
@@ -136,8 +187,13 @@ pub struct Intent<'a> {
     /// The ingress where somebody waits for the end.
     pub ingress: Option<&'a str>,
     pub traceparent: &'a str,
-    /// The resource to lock.
-    pub lock: Option<&'a str>,
+    pub parent: Option<OperationId>,
+    /// JSON of the gates that the rules demand.
+    pub gates: Option<&'a str>,
+    /// JSON of the revisions that it may be applied to.
+    pub if_match: Option<&'a str>,
+    /// The resources to lock.
+    pub locks: &'a [String],
     pub event: NewEvent<'a>,
 }
 
@@ -157,12 +213,16 @@ pub struct Committed {
     pub created_at: Option<Timestamp>,
 }
 
-/// The facts for each question, in their order. One round trip.
-pub async fn facts(connection: &mut PgConnection, questions: &[Question<'_>]) -> Result<Vec<Facts>, StoreError> {
+/// The facts for each question, in their order; the peers' labels only `with_labels`. One round trip.
+pub async fn facts(
+    connection: &mut PgConnection,
+    questions: &[Question<'_>],
+    with_labels: bool,
+) -> Result<Vec<Facts>, StoreError> {
     let actors: Vec<&str> = questions.iter().map(|question| question.actor).collect();
     let keys: Vec<Option<&str>> = questions.iter().map(|question| question.key).collect();
-    let peers: Vec<&str> = questions.iter().map(|question| question.peer).collect();
-    let rows = sqlx::query(FACTS).bind(actors).bind(keys).bind(peers).fetch_all(connection).await?;
+    let peers: Vec<Option<&str>> = questions.iter().map(|question| question.peer).collect();
+    let rows = sqlx::query(FACTS).bind(actors).bind(keys).bind(peers).bind(with_labels).fetch_all(connection).await?;
     let mut facts = vec![Facts::default(); questions.len()];
     for row in rows {
         let n: i64 = row.try_get(0)?;
@@ -178,10 +238,39 @@ pub async fn facts(connection: &mut PgConnection, questions: &[Question<'_>]) ->
                 drain_mark: row.try_get(4)?,
                 holds: row.try_get(5)?,
                 locked_by: row.try_get(6)?,
+                labels: row.try_get(7)?,
+                cluster: row.try_get(8)?,
+                role: row.try_get(9)?,
+                name: row.try_get(10)?,
             });
         }
+        slot.config = row.try_get::<Option<i64>, _>(11)?.unwrap_or(0).unsigned_abs();
     }
     Ok(facts)
+}
+
+/// These clusters, those of them that exist, and `with_active` also all that are active.
+pub async fn clusters(
+    connection: &mut PgConnection,
+    ids: &[&str],
+    with_active: bool,
+) -> Result<Vec<ClusterFacts>, StoreError> {
+    let rows = sqlx::query(CLUSTERS).bind(ids).bind(with_active).fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(ClusterFacts {
+                id: text(row, 0, "a cluster's id")?,
+                revision: row.try_get::<i64, _>(1)?.unsigned_abs(),
+                state: text(row, 2, "a cluster's state")?,
+                labels: json(row, 3, "a cluster's labels")?,
+                region: row.try_get(4)?,
+                locked_by: row.try_get(5)?,
+                peers: u32::try_from(row.try_get::<i64, _>(6)?).unwrap_or(u32::MAX),
+                healthy: u32::try_from(row.try_get::<i64, _>(7)?).unwrap_or(u32::MAX),
+                lag_ms: row.try_get::<Option<i64>, _>(8)?.map(i64::unsigned_abs),
+            })
+        })
+        .collect()
 }
 
 /// Writes operations, their locks and events, and the records of refusals: all of it or, on an error, nothing. One round
@@ -216,13 +305,17 @@ pub async fn commit(
         .bind(column!(request_digest))
         .bind(column!(ingress))
         .bind(column!(traceparent))
-        .bind(column!(lock))
+        .bind(column!(parent))
         .bind(column!(event id))
         .bind(column!(event nats_subject))
         .bind(column!(event payload))
         .bind(column!(refusal id))
         .bind(column!(refusal nats_subject))
         .bind(column!(refusal payload))
+        .bind(intents.iter().flat_map(|intent| intent.locks.iter().map(String::as_str)).collect::<Vec<_>>())
+        .bind(intents.iter().flat_map(|intent| intent.locks.iter().map(|_| intent.id)).collect::<Vec<_>>())
+        .bind(column!(gates))
+        .bind(column!(if_match))
         .fetch_all(connection)
         .await?;
     rows.iter()
@@ -231,6 +324,14 @@ pub async fn commit(
             Ok(Committed { id: row.try_get(0)?, created_at: created_at.map(jiff_sqlx::Timestamp::to_jiff) })
         })
         .collect()
+}
+
+/// Which of these resources an operation has for itself, and which operation.
+pub async fn locked(
+    connection: &mut PgConnection,
+    resources: &[String],
+) -> Result<Vec<(String, OperationId)>, StoreError> {
+    Ok(sqlx::query_as(LOCKED).bind(resources).fetch_all(connection).await?)
 }
 
 /// Operations that wait for the worker's first step; counting stops at `at_most`.

@@ -1,11 +1,14 @@
 //! PostgreSQL: migrations and named statements, one function each. No decision is made here.
 
 pub mod audit;
+pub mod clusters;
+pub mod config;
 pub mod effects;
 pub mod error;
 pub mod events;
 pub mod intake;
 pub mod leases;
+pub mod live;
 pub mod observed;
 pub mod operations;
 pub mod reads;

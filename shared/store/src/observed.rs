@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use omnirelay_contract::agent::PeerDescription;
-use omnirelay_workflow::resource::{Health, Hold};
-use omnirelay_workflow::{HoldId, OperationId, PeerId, Timestamp};
+use omnirelay_contract::agent::{ClusterRole, PeerDescription};
+use omnirelay_workflow::resource::{ClusterState, Health, Hold};
+use omnirelay_workflow::{ClusterId, HoldId, OperationId, PeerId, Timestamp};
 use sqlx::{PgConnection, PgPool, Row};
 use uuid::Uuid;
 
@@ -17,8 +17,9 @@ use crate::statement::statements;
 statements! {
     PEERS = "
         select p.id, case when p.schedulable then null else p.holds::text end,
-               o.incarnation, o.seq, o.digest, o.health, extract(epoch from clock_timestamp() - o.last_seen)::float8
-        from peers p left join peer_observed o on o.peer = p.id
+               o.incarnation, o.seq, o.digest, o.health, extract(epoch from clock_timestamp() - o.last_seen)::float8,
+               c.id, c.state, c.failover_version
+        from peers p join clusters c on c.id = p.cluster left join peer_observed o on o.peer = p.id
         where p.id = any($1)";
 
     // The first cluster is the active one: two workers must not both find that there is none yet.
@@ -93,11 +94,49 @@ statements! {
         order by id
         on conflict (id) do nothing";
 
-    // Whoever may wait for news of these peers: `$1` as resources, `$2` as ids.
+    // Whoever may wait for news of these peers: `$1` as resources, `$2` as ids. `$3`: clusters in which health has changed,
+    // which is what a promotion looks at.
     CONCERNED = "
         select operation from operation_locks where resource = any($1)
+        union select operation from operation_locks where resource = any($3)
         union select operation from workloads where target = any($2) and operation is not null
         union select operation from workloads where peer = any($2) and operation is not null";
+
+    // Drains that go on once a cluster has a healthy peer more: those that find no room in it, or wait for a service's budget.
+    // Whatever drains has a slot, so the index of slots finds them.
+    HELD_UP = "
+        select d.id from (select distinct unnest($1::text[]) as cluster) c cross join lateral (
+            select id from operations
+            where holds_slot and waits_for = c.cluster and state || '' = 'running'
+              and (blockers like '%\"no-capacity\"%' or blockers like '%\"budget\"%')
+            order by id limit 64
+        ) d";
+
+    // Commands of promotions that have the clusters `$1` locked, to the peers `$2`, of the roles that these show. What somebody
+    // else has locked is being voided, or answered in another way.
+    ROLES_SHOWN = "
+        with shown as (
+            select * from unnest($1::text[], $2::text[], $3::int8[], $4::text[]) as s (resource, peer, version, role)
+        ),
+        holders as materialized (
+            select operation from operation_locks where resource = any($1)
+        ),
+        asked as materialized (
+            select id, peer, (payload::json -> 'cluster' ->> 'failoverVersion')::int8 as version,
+                   payload::json -> 'cluster' ->> 'role' as role
+            from effects
+            where operation in (select operation from holders) and peer = any($2) and verb = 'role'
+              and state <> 'answered'
+        ),
+        answered as (
+            select e.id from effects e
+            where e.id = any(array(select a.id from asked a join shown s using (peer, version, role)))
+              and e.state <> 'answered'
+            order by e.id for update skip locked
+        )
+        update effects e set state = 'answered', outcome = '\"done\"'
+        from answered where e.id = answered.id
+        returning e.operation";
 
     // Only under the lease. A row that a heartbeat is being written to is not late.
     JUDGE = "
@@ -114,7 +153,7 @@ statements! {
             for update skip locked
         )
         update peer_observed o set health = late.verdict from late where o.peer = late.peer
-        returning o.peer, late.health, o.health, o.last_seen";
+        returning o.peer, late.health, o.health, o.last_seen, (select p.cluster from peers p where p.id = o.peer)";
 
     BY_HEALTH = "
         select coalesce(o.health, 'unreachable'), count(*)
@@ -127,8 +166,17 @@ pub struct KnownPeer {
     pub id: PeerId,
     /// The ids of its holds, sorted.
     pub holds: Vec<HoldId>,
+    pub cluster: KnownCluster,
     /// Nothing before the first heartbeat.
     pub last: Option<LastHeartbeat>,
+}
+
+/// The cluster of a peer, as far as its agent has to know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownCluster {
+    pub id: ClusterId,
+    pub state: ClusterState,
+    pub failover_version: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -175,6 +223,7 @@ pub struct Written {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judged {
     pub peer: PeerId,
+    pub cluster: ClusterId,
     pub was: Health,
     pub health: Health,
     pub last_seen: Timestamp,
@@ -204,7 +253,12 @@ pub async fn peers(pool: &PgPool, ids: &[&str]) -> Result<Vec<KnownPeer>, StoreE
                     age_secs: row.try_get(6)?,
                 }),
             };
-            Ok(KnownPeer { id: text(row, 0, "a peer's id")?, holds, last })
+            let cluster = KnownCluster {
+                id: text(row, 7, "a cluster's id")?,
+                state: text(row, 8, "a cluster's state")?,
+                failover_version: row.try_get::<i64, _>(9)?.unsigned_abs(),
+            };
+            Ok(KnownPeer { id: text(row, 0, "a peer's id")?, holds, cluster, last })
         })
         .collect()
 }
@@ -319,10 +373,36 @@ pub async fn adopt_workloads(connection: &mut PgConnection, records: &[&Workload
     Ok(())
 }
 
-/// The operations that may wait for news of these peers: they have them locked, or move something from or to them.
-pub async fn concerned(connection: &mut PgConnection, peers: &[&str]) -> Result<Vec<OperationId>, StoreError> {
-    let resources: Vec<String> = peers.iter().map(|id| format!("peers/{id}")).collect();
-    Ok(sqlx::query_scalar(CONCERNED).bind(resources).bind(peers).fetch_all(connection).await?)
+/// The operations that may wait for news of these peers: they have them locked, or move something from or to them. And those
+/// that have one of `clusters` locked, in which the health of a peer has changed.
+pub async fn concerned(
+    connection: &mut PgConnection,
+    peers: &[&str],
+    clusters: &[&str],
+) -> Result<Vec<OperationId>, StoreError> {
+    let locked: Vec<String> = peers.iter().map(|id| format!("peers/{id}")).collect();
+    let clusters: Vec<String> = clusters.iter().map(|id| format!("clusters/{id}")).collect();
+    Ok(sqlx::query_scalar(CONCERNED).bind(locked).bind(peers).bind(clusters).fetch_all(connection).await?)
+}
+
+/// A heartbeat that shows a role is the report of whoever commanded it: their commands are answered as done. Returns the
+/// operations that wait for them.
+pub async fn roles_shown(
+    connection: &mut PgConnection,
+    shown: &[(&PeerId, ClusterRole)],
+) -> Result<Vec<OperationId>, StoreError> {
+    Ok(sqlx::query_scalar(ROLES_SHOWN)
+        .bind(shown.iter().map(|(_, role)| format!("clusters/{}", role.cluster)).collect::<Vec<_>>())
+        .bind(shown.iter().map(|(peer, _)| peer.as_str()).collect::<Vec<_>>())
+        .bind(shown.iter().map(|(_, role)| signed(role.failover_version)).collect::<Vec<_>>())
+        .bind(shown.iter().map(|(_, role)| role.role.as_str()).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await?)
+}
+
+/// The operations that may go on now that these clusters have a healthy peer more, beside those that wait in their queues.
+pub async fn held_up(connection: &mut PgConnection, clusters: &[String]) -> Result<Vec<OperationId>, StoreError> {
+    Ok(sqlx::query_scalar(HELD_UP).bind(clusters).fetch_all(connection).await?)
 }
 
 /// Lowers the health of up to `limit` peers that have not been heard of. Nothing for a judge that has lost its lease.
@@ -346,6 +426,7 @@ pub async fn judge(
         .map(|row| {
             Ok(Judged {
                 peer: text(row, 0, "a peer's id")?,
+                cluster: text(row, 4, "a cluster's id")?,
                 was: text(row, 1, "a peer's health")?,
                 health: text(row, 2, "a peer's health")?,
                 last_seen: row.try_get::<jiff_sqlx::Timestamp, _>(3)?.to_jiff(),

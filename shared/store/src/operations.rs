@@ -5,7 +5,7 @@ use sqlx::{PgConnection, PgPool, Row};
 
 use crate::events::NewEvent;
 use crate::reads::OperationRow;
-use crate::reads::operations::{from_row, operation_columns};
+use crate::reads::operations::{COLUMNS, from_row, operation_columns};
 use crate::registry::PeerRecord;
 use crate::statement::statements;
 use crate::{StoreError, ToSqlx};
@@ -48,10 +48,11 @@ statements! {
         )
         select l.* from ids cross join lateral (
             select ", operation_columns!(), ", o.actor_json, o.ingress, o.traceparent, o.run, clock_timestamp() as now,
-                   o.progress_at
+                   o.progress_at, o.gates, o.resolve, o.if_match, o.holds_slot, o.idempotency_key
             from operations o
             where o.id = ids.id
-              and o.state || '' = any('{submitted,awaitingApproval,queued,running,unwinding}'::text[])
+              and (o.state || '' = any('{submitted,awaitingApproval,queued,running,unwinding}'::text[])
+                   or (o.state || '' = 'stuck' and o.resolve is not null))
             limit 1
             for update of o
         ) l");
@@ -65,12 +66,15 @@ statements! {
                 changed = u.changed, result = u.result, error = u.error, resource = u.resource,
                 started_at = u.started_at, finished_at = u.finished_at, deadline_at = u.deadline_at,
                 wake_at = u.wake_at, stepped_at = clock_timestamp(), event_seq = u.event_seq, revision = u.revision,
-                progress_at = u.progress_at
+                progress_at = u.progress_at, digest = u.digest, approval = u.approval, children = u.children,
+                holds_slot = u.holds_slot, waits_for = u.waits_for
             from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bool[], $8::text[],
                         $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[],
-                        $14::timestamptz[], $15::int8[], $16::int8[], $17::timestamptz[])
+                        $14::timestamptz[], $15::int8[], $16::int8[], $17::timestamptz[], $28::text[], $29::text[],
+                        $30::text[], $31::bool[], $32::text[])
                 as u (id, state, phase, progress, blockers, run, changed, result, error, resource, started_at,
-                      finished_at, deadline_at, wake_at, event_seq, revision, progress_at)
+                      finished_at, deadline_at, wake_at, event_seq, revision, progress_at, digest, approval, children,
+                      holds_slot, waits_for)
             where o.id = u.id
         ),
         held as (
@@ -92,6 +96,14 @@ statements! {
         where id = any($1) and state in ('queued', 'running', 'unwinding')
           and (wake_at is null or wake_at > clock_timestamp())";
 
+    // Gates that may have to be asked for again, because what they are about has changed.
+    WAKE_GATES = "
+        update operations set wake_at = clock_timestamp()
+        where id = any(array(
+            select o.id from operation_locks l join operations o on o.id = l.operation
+            where l.resource = any($1) and o.state = 'awaitingApproval'
+            order by o.id for update of o skip locked))";
+
     // A peer whose health has changed may be what its drain waits for.
     LOCK_HOLDERS = "
         select operation from operation_locks where resource = any($1)";
@@ -99,11 +111,59 @@ statements! {
     // Live operations that nothing will wake: no timer, no command out. There should be none; a bug or a lost row made it.
     FORGOTTEN = "
         select o.id from operations o
-        where o.state in ('submitted', 'queued', 'running', 'unwinding')
+        where o.state in ('submitted', 'awaitingApproval', 'running', 'unwinding')
           and (o.wake_at is null or o.wake_at < now() - interval '30 seconds')
           and coalesce(o.stepped_at, o.created_at) < now() - interval '30 seconds'
           and not exists (select 1 from effects e where e.operation = o.id)
         limit 500";
+
+    // The heads of the queues: whoever frees a slot wakes them, this is for who did it in another way (a heartbeat, a crash).
+    // Who is being stepped at this moment sees what we have seen.
+    WAKE_QUEUED = "
+        update operations set wake_at = clock_timestamp()
+        where id = any(array(
+            select q.id from (select distinct unnest($1::text[]) as cluster) c cross join lateral (
+                select id from operations where state = 'queued' and waits_for = c.cluster order by id limit 64
+                for update skip locked
+            ) q))
+          and state = 'queued' and (wake_at is null or wake_at > clock_timestamp())
+        returning id";
+    QUEUES = "select distinct waits_for from operations where state = 'queued' and waits_for is not null";
+
+    // Who waits before whom, of these clusters.
+    QUEUED = "
+        select q.waits_for, q.id from (select distinct unnest($1::text[]) as cluster) c cross join lateral (
+            select waits_for, id from operations where state = 'queued' and waits_for = c.cluster order by id limit 1000
+        ) q order by q.id";
+    SLOTS = "
+        select waits_for, id, target from operations where holds_slot and waits_for = any($1) order by id";
+
+    // Children as their parents see them; `$1` are the children that may have changed, not all there are.
+    CHILDREN = "
+        select parent, id, target, state,
+               case when finished_at is null then 0
+                    else coalesce(jsonb_array_length(result::jsonb -> 'notRestored'), 0) end
+        from operations where id = any($1) and parent is not null order by id";
+    // A pause of the parent holds for its children; read without a lock, as it is.
+    PARENTS = "select id, paused from operations where id = any($1)";
+    // Who is being stepped at this moment is left out, so that nobody waits in a circle: its parent asks again.
+    CANCEL_CHILDREN = "
+        with live as materialized (
+            select id, state from operations
+            where id = any($1) and state in ('submitted', 'awaitingApproval', 'queued', 'running') and cancel is null
+            order by id for update skip locked
+        ),
+        void as (delete from effects where operation in (select id from live) and not undo)
+        update operations o set cancel = $2, wake_at = clock_timestamp(), revision = o.revision + 1
+        from live where o.id = live.id
+        returning o.id";
+    // Who is being stepped at this moment is left out: it is not waited for, so nobody waits in a circle.
+    WAKE_CHILDREN = "
+        update operations set wake_at = clock_timestamp()
+        where id = any(array(
+            select id from operations
+            where parent = $1 and state in ('submitted', 'queued', 'running', 'unwinding')
+            order by id for update skip locked))";
 
     BY_STATE = "
         select verb, state, count(*) from operations
@@ -136,6 +196,14 @@ pub struct WorkRow {
     pub wake_at: Option<Timestamp>,
     /// When its progress was last told.
     pub progress_at: Option<Timestamp>,
+    /// JSON of the gates that its rules demanded.
+    pub gates: Option<String>,
+    /// JSON: who resolved it, stuck as it was.
+    pub resolve: Option<String>,
+    /// JSON of the revisions that it may be applied to.
+    pub if_match: Option<String>,
+    pub holds_slot: bool,
+    pub key: String,
 }
 
 /// Operations that are due, oldest first, at least `late_secs` late.
@@ -154,15 +222,21 @@ pub async fn lock(
     let mut now = None;
     let mut work = Vec::with_capacity(rows.len());
     for row in &rows {
-        now = Some(row.try_get::<jiff_sqlx::Timestamp, _>(27)?.to_jiff());
+        now = Some(row.try_get::<jiff_sqlx::Timestamp, _>(COLUMNS + 4)?.to_jiff());
+        let progress_at: Option<jiff_sqlx::Timestamp> = row.try_get(COLUMNS + 5)?;
         work.push(WorkRow {
             row: from_row(row)?,
-            actor_json: row.try_get(23)?,
-            ingress: row.try_get(24)?,
-            traceparent: row.try_get(25)?,
-            run: row.try_get(26)?,
+            actor_json: row.try_get(COLUMNS)?,
+            ingress: row.try_get(COLUMNS + 1)?,
+            traceparent: row.try_get(COLUMNS + 2)?,
+            run: row.try_get(COLUMNS + 3)?,
             wake_at: None,
-            progress_at: row.try_get::<Option<jiff_sqlx::Timestamp>, _>(28)?.map(jiff_sqlx::Timestamp::to_jiff),
+            progress_at: progress_at.map(jiff_sqlx::Timestamp::to_jiff),
+            gates: row.try_get(COLUMNS + 6)?,
+            resolve: row.try_get(COLUMNS + 7)?,
+            if_match: row.try_get(COLUMNS + 8)?,
+            holds_slot: row.try_get(COLUMNS + 9)?,
+            key: row.try_get(COLUMNS + 10)?,
         });
     }
     Ok((work, now))
@@ -229,6 +303,11 @@ pub async fn save(connection: &mut PgConnection, saved: &Saved<'_>) -> Result<()
         .bind(column!(event | event | event.nats_subject.as_str()))
         .bind(column!(event | event | event.operation))
         .bind(column!(event | event | event.payload.as_str()))
+        .bind(column!(text row.digest))
+        .bind(column!(maybe row.approval))
+        .bind(column!(maybe row.children))
+        .bind(column!(holds_slot))
+        .bind(column!(maybe row.waits_for))
         .execute(connection)
         .await?;
     Ok(())
@@ -243,6 +322,85 @@ pub async fn wake(connection: &mut PgConnection, ids: &[OperationId]) -> Result<
 /// The operations that have locked these resources (`peers/edge-7`).
 pub async fn lock_holders(connection: &mut PgConnection, resources: &[String]) -> Result<Vec<OperationId>, StoreError> {
     Ok(sqlx::query_scalar(LOCK_HOLDERS).bind(resources).fetch_all(connection).await?)
+}
+
+/// Makes operations due that have locked these resources and wait at a gate.
+pub async fn wake_gates(connection: &mut PgConnection, resources: &[String]) -> Result<(), StoreError> {
+    sqlx::query(WAKE_GATES).bind(resources).execute(connection).await?;
+    Ok(())
+}
+
+/// Wakes the first of those that wait for the budgets of these clusters; returns them.
+pub async fn wake_queued(connection: &mut PgConnection, clusters: &[String]) -> Result<Vec<OperationId>, StoreError> {
+    Ok(sqlx::query_scalar(WAKE_QUEUED).bind(clusters).fetch_all(connection).await?)
+}
+
+/// The clusters that operations wait for.
+pub async fn queues(connection: &mut PgConnection) -> Result<Vec<String>, StoreError> {
+    Ok(sqlx::query_scalar(QUEUES).fetch_all(connection).await?)
+}
+
+/// Who waits for the budgets of these clusters, `(cluster, operation)` in the order of intake.
+pub async fn queued(
+    connection: &mut PgConnection,
+    clusters: &[String],
+) -> Result<Vec<(String, OperationId)>, StoreError> {
+    Ok(sqlx::query_as(QUEUED).bind(clusters).fetch_all(connection).await?)
+}
+
+/// Who has slots of these clusters' budgets: `(cluster, operation, target)`.
+pub async fn slots(
+    connection: &mut PgConnection,
+    clusters: &[String],
+) -> Result<Vec<(String, OperationId, String)>, StoreError> {
+    Ok(sqlx::query_as(SLOTS).bind(clusters).fetch_all(connection).await?)
+}
+
+/// A child as its parent sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChildRow {
+    pub parent: OperationId,
+    pub id: OperationId,
+    pub target: String,
+    pub state: String,
+    /// So many workloads its result names as not restored.
+    pub not_restored: u32,
+}
+
+pub async fn children(connection: &mut PgConnection, ids: &[OperationId]) -> Result<Vec<ChildRow>, StoreError> {
+    let rows: Vec<(OperationId, OperationId, String, String, i32)> =
+        sqlx::query_as(CHILDREN).bind(ids).fetch_all(connection).await?;
+    let child = |(parent, id, target, state, left): (_, _, _, _, i32)| ChildRow {
+        parent,
+        id,
+        target,
+        state,
+        not_restored: left.unsigned_abs(),
+    };
+    Ok(rows.into_iter().map(child).collect())
+}
+
+/// The pauses (JSON) of these operations.
+pub async fn pauses(
+    connection: &mut PgConnection,
+    ids: &[OperationId],
+) -> Result<Vec<(OperationId, Option<String>)>, StoreError> {
+    Ok(sqlx::query_as(PARENTS).bind(ids).fetch_all(connection).await?)
+}
+
+/// Writes a cancel (JSON) into those of these children that it can still reach; returns them.
+pub async fn cancel_children(
+    connection: &mut PgConnection,
+    ids: &[OperationId],
+    cancel: &str,
+) -> Result<Vec<OperationId>, StoreError> {
+    Ok(sqlx::query_scalar(CANCEL_CHILDREN).bind(ids).bind(cancel).fetch_all(connection).await?)
+}
+
+/// Makes the live children of an operation due now.
+pub async fn wake_children(pool: &PgPool, parent: OperationId) -> Result<(), StoreError> {
+    sqlx::query(WAKE_CHILDREN).bind(parent).execute(pool).await?;
+    Ok(())
 }
 
 /// Live operations without any progress or anything that could bring it.

@@ -30,7 +30,7 @@ statements! {
     // Placement reads the loads of a whole cluster: two workers must not promise the same room twice.
     LOCK_CLUSTERS = "
         select c.id from clusters c
-        where c.id in (select cluster from peers where id = any($1))
+        where c.id in (select cluster from peers where id = any($1)) or c.id = any($2)
         order by c.id
         for no key update";
 
@@ -132,9 +132,13 @@ pub async fn lock_peers(connection: &mut PgConnection, ids: &[String]) -> Result
         .collect()
 }
 
-/// Locks the clusters of these peers.
-pub async fn lock_clusters(connection: &mut PgConnection, peers: &[String]) -> Result<(), StoreError> {
-    sqlx::query(LOCK_CLUSTERS).bind(peers).execute(connection).await?;
+/// Locks the clusters of these peers, and these clusters.
+pub async fn lock_clusters(
+    connection: &mut PgConnection,
+    peers: &[String],
+    clusters: &[String],
+) -> Result<(), StoreError> {
+    sqlx::query(LOCK_CLUSTERS).bind(peers).bind(clusters).execute(connection).await?;
     Ok(())
 }
 

@@ -14,10 +14,12 @@ pub(crate) use statements;
 pub fn all() -> Vec<(&'static str, &'static str)> {
     [
         crate::audit::STATEMENTS,
+        crate::clusters::STATEMENTS,
+        crate::config::STATEMENTS,
         crate::effects::STATEMENTS,
         crate::events::STATEMENTS,
         crate::intake::STATEMENTS,
-        crate::intake::cancel::STATEMENTS,
+        crate::intake::control::STATEMENTS,
         crate::leases::STATEMENTS,
         crate::observed::STATEMENTS,
         crate::operations::STATEMENTS,

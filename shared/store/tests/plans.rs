@@ -11,10 +11,10 @@ async fn the_group_commit_reads_no_table_as_a_whole() {
     let pool = connect(&url, options).await.expect("a database");
     migrate(&pool).await.expect("the schema");
     let mut connection = pool.acquire().await.expect("a connection");
-    let facts = plan(&mut connection, "intake::FACTS", 3).await;
+    let facts = plan(&mut connection, "intake::FACTS", 4).await;
     assert!(!facts.contains("Hash Join"), "whole tables are joined:\n{facts}");
     for name in ["intake::FACTS", "intake::COMMIT"] {
-        let plan = plan(&mut connection, name, if name.ends_with("FACTS") { 3 } else { 20 }).await;
+        let plan = plan(&mut connection, name, if name.ends_with("FACTS") { 4 } else { 24 }).await;
         for table in ["operations", "peers", "operation_locks", "events"] {
             assert!(!plan.contains(&format!("Seq Scan on {table}")), "{name}:\n{plan}");
         }

@@ -26,7 +26,11 @@
 //! every state but `Ended`. Every command carries a new, higher epoch, so whatever arrives late at an agent is refused there: that is
 //! what makes it safe to give up on a command and go on. Only a forced drain goes on without its source's word, and only while the
 //! source is unreachable: what may then run twice is named in `strays`, until a list or a report shows that it does not.
+//!
+//! Two things hold up moves that have not begun, and nothing else: a pause, and the budget of the workload's service. What is in
+//! flight comes to its end, the deadline runs on, a cancel works as ever.
 
+mod budget;
 mod moves;
 mod state;
 mod status;
@@ -44,10 +48,13 @@ use std::time::Duration;
 
 pub use state::*;
 pub use status::Status;
+pub(crate) use status::blockers;
 
+use crate::budget::ServiceLoad;
 use crate::operation::{BlockerCode, Cancel, State};
 use crate::placement::Candidate;
 use crate::resource::{DrainMark, Health, Hold, HoldKind, Workload};
+use crate::settings::Amount;
 use crate::{CommandId, HoldId, OperationId, PeerId, Rejected, Timestamp, WorkloadId};
 
 /// What a drain is asked to do.
@@ -75,6 +82,11 @@ pub struct World {
     /// The peers of the cluster, shared by all drains of a batch; the source may be among them and is never chosen. Their
     /// `load` includes what is promised to them.
     pub candidates: Arc<Vec<Candidate>>,
+    /// How each service that has a budget stands, moves of this batch included.
+    pub services: Arc<BTreeMap<String, ServiceLoad>>,
+    pub service_budgets: Arc<BTreeMap<String, Amount>>,
+    /// Somebody has paused the operation: who and why, as the blocker tells it. Nothing new is begun until it is resumed.
+    pub paused: Option<String>,
 }
 
 /// Everything that can happen to a drain.
@@ -233,7 +245,9 @@ pub fn start(request: Request, world: &World, now: Timestamp) -> Step {
         given: 0,
         moves: BTreeMap::new(),
         trouble: None,
+        paused: None,
         strays: Vec::new(),
+        leftovers: BTreeMap::new(),
     };
     let mut step = Stepper::new(run, world, now);
     if !already {
@@ -279,6 +293,8 @@ struct Stepper<'a> {
     events: Vec<Event>,
     /// Load promised by this very step, beyond what the world knows.
     promised: BTreeMap<PeerId, u32>,
+    /// What this very step does to services.
+    shifts: budget::Shifts,
 }
 
 impl<'a> Stepper<'a> {
@@ -292,6 +308,7 @@ impl<'a> Stepper<'a> {
             commands: Vec::new(),
             events: Vec::new(),
             promised: BTreeMap::new(),
+            shifts: budget::Shifts::default(),
         }
     }
 
@@ -306,6 +323,8 @@ impl<'a> Stepper<'a> {
         if let Some((id, _)) = asked {
             let id = id.clone();
             self.move_reported(&id, outcome);
+        } else {
+            self.leftover_reported(command, outcome);
         }
     }
 
@@ -336,14 +355,14 @@ impl<'a> Stepper<'a> {
             Outcome::Listed { workloads } => {
                 let arrived = self.adopt_arrivals();
                 // The next list shows those for which there was no slot now.
-                let slots = self.free_slots();
+                let slots = if self.world.paused.is_some() { 0 } else { self.free_slots() };
                 let again = workloads.iter().filter(|id| self.release_again(id)).take(slots).count();
                 if arrived || again > 0 {
                     self.run.phase = Phase::Evicting;
                     return;
                 }
                 let message = match workloads.first() {
-                    Some(first) => format!("its agent still lists {} workloads, {first} among them", workloads.len()),
+                    Some(_) => self.release_leftovers(&workloads),
                     None => format!("{} workloads are on their way to it", self.world.inbound),
                 };
                 self.set_trouble(BlockerCode::Busy, message);
@@ -429,6 +448,7 @@ impl<'a> Stepper<'a> {
 
     fn end(&mut self, state: State) {
         self.run.trouble = None;
+        self.run.leftovers.clear();
         self.void = true;
         self.run.phase = Phase::Ended(End { state, unchanged: false });
     }
@@ -494,7 +514,17 @@ impl<'a> Stepper<'a> {
         Ask { command: Some(id), tries, retry_at: None }
     }
 
-    fn finish(self) -> Step {
+    /// A pause holds up what goes forward only: a way back and a stop go on.
+    fn show_pause(&mut self) {
+        let forward = matches!(self.run.phase, Phase::Cordoning { .. } | Phase::Evicting | Phase::Verifying { .. });
+        let (before, subject) = (self.run.paused.take(), self.run.peer.to_string());
+        if let Some(why) = self.world.paused.clone().filter(|_| forward) {
+            self.run.paused = Some(Trouble::renew(before, BlockerCode::Paused, subject, why, self.now));
+        }
+    }
+
+    fn finish(mut self) -> Step {
+        self.show_pause();
         let wake_at = self.wake_at();
         Step {
             next: self.run,
@@ -525,21 +555,21 @@ impl<'a> Stepper<'a> {
             other => other.ask().and_then(|ask| ask.retry_at),
         });
         let moves = moves.filter(|at| *at > self.now || matches!(run.phase, Phase::Unwinding { .. })).min();
-        [phase, deadline, moves].into_iter().flatten().min()
+        [phase, deadline, moves, self.budget_look()].into_iter().flatten().min()
     }
 }
 
 /// `<operation>-<n>`: unique, and the same in every replay of the same step.
-fn command_id(operation: OperationId, n: u64) -> CommandId {
+pub(crate) fn command_id(operation: OperationId, n: u64) -> CommandId {
     let text = format!("{}-{n}", operation.simple());
     CommandId::parse(&text).unwrap_or_else(|_| unreachable!("a UUID and a number make an id"))
 }
 
-fn later(now: Timestamp, delay: Duration) -> Option<Timestamp> {
+pub(crate) fn later(now: Timestamp, delay: Duration) -> Option<Timestamp> {
     now.checked_add(jiff::SignedDuration::try_from(delay).ok()?).ok()
 }
 
 /// 0.5 s, 1 s, 2 s … 15 s.
-fn retry_delay(tries: u32) -> Duration {
+pub(crate) fn retry_delay(tries: u32) -> Duration {
     Duration::from_millis(250u64.saturating_mul(1 << tries.min(6))).min(Duration::from_secs(15))
 }

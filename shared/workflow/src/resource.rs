@@ -88,6 +88,15 @@ word_enum!(
 word_enum!(
     ClusterState { Active = "active", Passive = "passive", Promoting = "promoting", Demoting = "demoting" }
 );
+word_enum!(
+    /// What a cluster's agents are told about it, under its failover version, and hand to their drivers.
+    Role {
+        /// Before a cutover: take nothing on, until the version says who is active.
+        Fenced = "fenced",
+        Active = "active",
+        Passive = "passive",
+    }
+);
 
 /// A reason not to schedule on a peer. The peer is schedulable only while nobody holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,6 +14,7 @@ release) if [ -e "$file" ] && grep -q "^$2:" "$file" && [ ! -e "$file.asked" ]; 
              touch "$file.asked"; echo "1 session left" >&2; exit 75; fi
          sed -i "/^$2:/d" "$file" ;;
 cordon | uncordon) ;;
+role) case $2/$OMNIRELAY_ROLE in fenced/fenced | active/active | passive/passive) ;; *) exit 1 ;; esac ;;
 *) echo "unknown verb $1" >&2; exit 1 ;;
 esac
 "#;
@@ -37,6 +38,7 @@ fn options() -> CheckOptions {
         workload: WorkloadId::parse("w1").unwrap(),
         service: "shop".to_owned(),
         peer: PeerId::parse("p1").unwrap(),
+        cluster: ClusterId::parse("c1").unwrap(),
         args: Vec::new(),
         timeout: Duration::from_secs(3),
     }
@@ -68,6 +70,14 @@ async fn each_fault_is_found_and_named() {
             "it exits with 4",
         ),
         ("cordon | uncordon) ;;", "", "cordon: exits with 0", "unknown verb cordon"),
+        ("role)", "roles)", "role fenced: exits with 0", "unknown verb role"),
+        ("passive/passive) ;;", "none) ;;", "role passive: exits with 0", "a promotion waits"),
+        (
+            "active/active |",
+            r#"active/active) [ -e "$file.on" ] && exit 1; touch "$file.on" ;;"#,
+            "role again: exits with 0",
+            "it exits with 1",
+        ),
         (r#"echo "unknown verb $1" >&2; exit 1"#, "exit 0", "an unknown verb", "verbs may be added"),
         (r#"echo "unknown verb $1" >&2; exit 1"#, "exit 1", "an unknown verb", "nothing on stderr"),
         ("list) while", "list) sleep 60; while", "list: exits with 0", "took longer than 3s"),

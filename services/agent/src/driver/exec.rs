@@ -1,4 +1,4 @@
-//! Drivers that are executables: `DRIVER [args] <verb> [workload]`, the rest in the environment.
+//! Drivers that are executables: `DRIVER [args] <verb> [workload or role]`, the rest in the environment.
 //!
 //! A driver runs in a process group of its own. Whatever ends the call (a time-out, too much output, the agent's end) kills
 //! the group, so nothing of it stays behind; a call that ended by itself leaves its daemons alone.
@@ -75,6 +75,7 @@ impl ExecDriver {
     pub fn command_of(&self, verb: &str, call: &Call) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.args).arg(verb).args(call.target.as_ref().map(|t| t.id.as_str()));
+        command.args(call.cluster.as_ref().map(|cluster| cluster.role.as_str()));
         command.envs(&self.env).envs(environment(call));
         command
     }
@@ -89,6 +90,11 @@ pub fn environment(call: &Call) -> Vec<(&'static str, OsString)> {
         vars.push(("OMNIRELAY_SERVICE", target.service.as_str().into()));
         vars.push(("OMNIRELAY_UNIT", target.unit.as_deref().unwrap_or_default().into()));
         vars.push(("OMNIRELAY_EPOCH", target.epoch.to_string().into()));
+    }
+    if let Some(cluster) = &call.cluster {
+        vars.push(("OMNIRELAY_ROLE", cluster.role.as_str().into()));
+        vars.push(("OMNIRELAY_CLUSTER", cluster.cluster.as_str().into()));
+        vars.push(("OMNIRELAY_FAILOVER_VERSION", cluster.failover_version.to_string().into()));
     }
     vars
 }

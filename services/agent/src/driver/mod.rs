@@ -1,24 +1,27 @@
 //! What the agent asks of a driver, and what a driver answers. Drivers know how a thing is started, stopped and drained.
 //!
 //! One protocol for all, documented in `docs/drivers.md`: a verb, what it is about, and an answer of lines, an exit and a
-//! message. [`exec`] speaks it with executables; [`process`] (children of the agent), [`simple`] (two commands and a ready
-//! check from flags) and [`simulated`] (the fleet) are built in.
+//! message. [`exec`] speaks it with executables; [`process`] (children of the agent), [`haproxy`] (members of a load balancer),
+//! [`kubernetes`] (pods of a node), [`simple`] (two commands and a ready check from flags) and [`simulated`] (the fleet) are
+//! built in.
 
 pub mod exec;
-mod probe;
+pub mod haproxy;
+pub mod kubernetes;
+pub(crate) mod probe;
 pub mod process;
 pub mod simple;
 pub mod simulated;
 pub mod words;
 
 use futures_util::future::{BoxFuture, FutureExt};
-use omnirelay_contract::agent::CommandWorkload;
+use omnirelay_contract::agent::{ClusterRole, CommandWorkload};
 use omnirelay_workflow::resource::word_enum;
 use omnirelay_workflow::{HoldId, PeerId, WorkloadId};
 use serde::{Deserialize, Serialize};
 
 word_enum!(
-    /// A driver's first argument. `role` is reserved: a driver answers an unknown verb with a failure.
+    /// A driver's first argument. A driver answers an unknown verb with a failure.
     Verb {
         List = "list",
         Status = "status",
@@ -26,6 +29,8 @@ word_enum!(
         Release = "release",
         Cordon = "cordon",
         Uncordon = "uncordon",
+        /// The peer's cluster has another role: the second argument, `fenced`, `active` or `passive`.
+        Role = "role",
     }
 );
 
@@ -38,11 +43,13 @@ pub struct Call {
     pub target: Option<Target>,
     /// Of cordon: the full set of the peer's holds.
     pub holds: Vec<HoldId>,
+    /// Of role.
+    pub cluster: Option<ClusterRole>,
 }
 
 impl Call {
     pub fn list(peer: &PeerId) -> Self {
-        Self { verb: Verb::List, peer: peer.clone(), target: None, holds: Vec::new() }
+        Self { verb: Verb::List, peer: peer.clone(), target: None, holds: Vec::new(), cluster: None }
     }
 }
 
@@ -125,6 +132,11 @@ impl Answer {
 /// that a repeated call would not find again.
 pub trait Driver: Send + Sync + 'static {
     fn call(&self, call: Call) -> BoxFuture<'_, Answer>;
+
+    /// How far the peer's replica is behind, where the driver knows.
+    fn lag_ms(&self) -> Option<u64> {
+        None
+    }
 
     /// The agent ends. What the driver itself holds (children) ends with it.
     fn stop(&self) -> BoxFuture<'_, ()> {

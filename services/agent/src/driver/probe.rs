@@ -10,7 +10,7 @@ use super::{Call, words};
 
 /// The longest that a check may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-/// A drain counter's body beyond this is not one.
+/// A number's body beyond this is not one.
 const MAX_BODY: usize = 64 << 10;
 
 /// How readiness is found out.
@@ -68,17 +68,21 @@ pub fn program(argv: &[String], call: &Call) -> Result<tokio::process::Command, 
     Ok(command)
 }
 
+/// The binary's main does this first; a library user of the drivers may not have. A second time is refused, harmlessly.
+pub fn tls_provider() {
+    static PROVIDER: Once = Once::new();
+    PROVIDER.call_once(|| {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
+}
+
 /// The client of all checks.
 #[derive(Debug, Clone)]
 pub struct Http(reqwest::Client);
 
 impl Http {
     pub fn new() -> Result<Self, reqwest::Error> {
-        static PROVIDER: Once = Once::new();
-        // The binary's main does this first; a library user of the drivers may not have. A second time is refused, harmlessly.
-        PROVIDER.call_once(|| {
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        });
+        tls_provider();
         reqwest::Client::builder()
             .timeout(PROBE_TIMEOUT)
             .no_proxy()
@@ -101,8 +105,13 @@ impl Http {
         })
     }
 
-    /// What remains, by a drain counter: a number, or a JSON object with the number `remaining`.
+    /// What remains, by a drain counter.
     pub async fn remaining(&self, url: &str) -> Result<u64, String> {
+        self.number(url, "remaining").await
+    }
+
+    /// A number, or a JSON object with the number under that name.
+    pub async fn number(&self, url: &str, name: &str) -> Result<u64, String> {
         let mut answer = self.get(url).await?;
         if !answer.status().is_success() {
             return Err(format!("{} from {url}", answer.status().as_u16()));
@@ -114,13 +123,14 @@ impl Http {
                 return Err(format!("{url} answers more than {MAX_BODY} bytes"));
             }
         }
-        parse_remaining(&body).ok_or_else(|| format!("{url} answers neither a number nor {{\"remaining\": number}}"))
+        parse_number(&body, name).ok_or_else(|| format!("{url} answers neither a number nor {{\"{name}\": number}}"))
     }
 }
 
-fn parse_remaining(body: &[u8]) -> Option<u64> {
+/// A number, or the number under that name in a JSON object.
+pub fn parse_number(body: &[u8], name: &str) -> Option<u64> {
     let value: serde_json::Value = serde_json::from_slice(body).ok()?;
-    value.as_u64().or_else(|| value.get("remaining")?.as_u64())
+    value.as_u64().or_else(|| value.get(name)?.as_u64())
 }
 
 #[cfg(test)]
@@ -137,7 +147,7 @@ mod tests {
             ("none", None),
             (r#"{"left": 3}"#, None),
         ] {
-            assert_eq!(parse_remaining(body.as_bytes()), expected, "{body}");
+            assert_eq!(parse_number(body.as_bytes(), "remaining"), expected, "{body}");
         }
     }
 

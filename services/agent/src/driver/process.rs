@@ -350,7 +350,7 @@ impl Driver for ProcessDriver {
                     Err(why) => Answer::failed(why),
                 },
                 (Verb::Release, Some(target)) => self.release(target).await,
-                (Verb::Cordon | Verb::Uncordon, _) => Answer::done(Vec::new()),
+                (Verb::Cordon | Verb::Uncordon | Verb::Role, _) => Answer::done(Vec::new()),
                 (Verb::Status | Verb::Acquire | Verb::Release, None) => Answer::failed("which workload?"),
             }
         }

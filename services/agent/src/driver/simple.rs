@@ -18,6 +18,8 @@ use crate::state_file;
 pub struct SimpleOptions {
     pub on_acquire: Vec<String>,
     pub on_release: Vec<String>,
+    /// Without one a change of role is nobody's concern here.
+    pub on_role: Option<Vec<String>>,
     /// Without one a workload is ready once it was acquired. `{workload}` and `{service}` are replaced.
     pub ready: Option<String>,
     /// What runs here when the file does not exist yet: workload and service.
@@ -112,7 +114,14 @@ impl Driver for SimpleDriver {
     fn call(&self, call: Call) -> BoxFuture<'_, Answer> {
         async move {
             let Some(target) = &call.target else {
-                return if call.verb == Verb::List { self.list(&call).await } else { Answer::done(Vec::new()) };
+                return match (call.verb, &self.options.on_role) {
+                    (Verb::List, _) => self.list(&call).await,
+                    (Verb::Role, Some(argv)) => match self.act(argv, &call).await {
+                        Ok(_) => Answer::done(Vec::new()),
+                        Err(answer) => answer,
+                    },
+                    _ => Answer::done(Vec::new()),
+                };
             };
             match call.verb {
                 Verb::Acquire => match self.act(&self.options.on_acquire, &call).await {
@@ -129,7 +138,7 @@ impl Driver for SimpleDriver {
                 Verb::Status if self.lock().contains_key(&target.id) => {
                     self.status(&target.id, &target.service, &call).await
                 }
-                Verb::Status | Verb::List | Verb::Cordon | Verb::Uncordon => Answer::done(Vec::new()),
+                Verb::Status | Verb::List | Verb::Cordon | Verb::Uncordon | Verb::Role => Answer::done(Vec::new()),
             }
         }
         .boxed()
@@ -140,7 +149,9 @@ impl Driver for SimpleDriver {
 mod tests {
     use std::path::Path;
 
-    use omnirelay_workflow::PeerId;
+    use omnirelay_contract::agent::ClusterRole;
+    use omnirelay_workflow::resource::Role;
+    use omnirelay_workflow::{ClusterId, PeerId};
 
     use super::*;
 
@@ -153,6 +164,10 @@ mod tests {
                 "sh -c 'if [ -e {0}/busy ]; then echo 3 left >&2; exit 75; fi; rm -f {0}/shop-$OMNIRELAY_WORKLOAD'",
                 folder.display()
             )),
+            on_role: Some(words(&format!(
+                "sh -c 'echo $OMNIRELAY_CLUSTER $OMNIRELAY_ROLE $OMNIRELAY_FAILOVER_VERSION >>{}/roles'",
+                folder.display()
+            ))),
             ready: Some(ready),
             workloads: vec![(WorkloadId::parse("w1").unwrap(), "shop".to_owned())],
             file: folder.join("state/workloads.json"),
@@ -165,7 +180,7 @@ mod tests {
         let id = WorkloadId::parse(workload).unwrap();
         let target = Target { id, service: "shop".to_owned(), unit: None, epoch: 1 };
         let target = (verb != Verb::List).then_some(target);
-        driver.call(Call { verb, peer: PeerId::parse("p1").unwrap(), target, holds: vec![] }).await
+        driver.call(Call { verb, peer: PeerId::parse("p1").unwrap(), target, holds: vec![], cluster: None }).await
     }
 
     async fn listed(driver: &SimpleDriver) -> Vec<(String, bool)> {
@@ -186,5 +201,23 @@ mod tests {
         assert_eq!(ask(&driver, Verb::Release, "w1").await.exit, Exit::Done);
         drop(driver);
         assert_eq!(listed(&open(folder.path())).await, [("w2".to_owned(), true)]);
+    }
+
+    #[tokio::test]
+    async fn a_role_is_told_to_its_command_and_without_one_is_nobodys_concern() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut driver = open(folder.path());
+        let peer = PeerId::parse("p1").unwrap();
+        let cluster = ClusterId::parse("fra1").unwrap();
+        let cluster = ClusterRole { cluster, failover_version: 7, role: Role::Fenced };
+        let call = Call { verb: Verb::Role, peer, target: None, holds: vec![], cluster: Some(cluster) };
+        assert_eq!(driver.call(call.clone()).await, Answer::done(vec![]));
+        let told = || std::fs::read_to_string(folder.path().join("roles")).unwrap();
+        assert_eq!(told(), "fra1 fenced 7\n");
+        driver.options.on_role = Some(vec!["false".to_owned()]);
+        assert_eq!(driver.call(call.clone()).await.exit, Exit::Failed);
+        driver.options.on_role = None;
+        assert_eq!(driver.call(call).await.exit, Exit::Done);
+        assert_eq!(told(), "fra1 fenced 7\n");
     }
 }

@@ -11,7 +11,7 @@ use omnirelay_workflow::WorkloadId;
 use omnirelay_workflow::resource::word_enum;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::{Answer, Call, Driver, Line, Target, Verb};
 
@@ -26,16 +26,18 @@ word_enum!(
         Refuse = "refuse",
         /// Releases stay busy.
         Busy = "busy",
+        /// Roles are not answered, everything else is.
+        NoRole = "no-role",
+        /// Roles fail.
+        RoleFails = "role-fails",
     }
 );
 
 /// What is wrong with a simulated peer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     pub mode: FaultMode,
     /// The driver's words. Empty for words of the mode's own.
-    #[serde(default)]
     pub message: String,
 }
 
@@ -44,13 +46,27 @@ impl Fault {
 
     pub fn words(&self) -> String {
         let own = match self.mode {
-            FaultMode::None | FaultMode::Silent => "",
+            FaultMode::None | FaultMode::Silent | FaultMode::NoRole => "",
+            FaultMode::RoleFails => "the database did not switch",
             FaultMode::NotReady => "ready check 503",
             FaultMode::Refuse => "refused by a simulated fault",
             FaultMode::Busy => "sessions left",
         };
         if self.message.is_empty() { own.to_owned() } else { self.message.clone() }
     }
+}
+
+/// What is changed about a simulated peer; what is left out stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Change {
+    #[serde(default)]
+    pub mode: Option<FaultMode>,
+    /// Goes with `mode`.
+    #[serde(default)]
+    pub message: String,
+    #[serde(default)]
+    pub lag_ms: Option<u64>,
 }
 
 struct Simulated {
@@ -61,6 +77,7 @@ struct Simulated {
 struct Inside {
     workloads: BTreeMap<WorkloadId, Simulated>,
     fault: Fault,
+    lag_ms: u64,
 }
 
 pub struct SimulatedDriver {
@@ -73,11 +90,15 @@ pub struct SimulatedDriver {
 impl SimulatedDriver {
     pub fn new(workloads: impl IntoIterator<Item = (WorkloadId, String)>, latency: Range<Duration>, seed: u64) -> Self {
         let workloads = workloads.into_iter().map(|(id, service)| (id, Simulated { service, ready: true })).collect();
-        Self { inside: Mutex::new(Inside { workloads, fault: Fault::NONE }), latency, seed }
+        Self { inside: Mutex::new(Inside { workloads, fault: Fault::NONE, lag_ms: 0 }), latency, seed }
     }
 
-    pub fn set_fault(&self, fault: Fault) {
-        self.lock().fault = fault;
+    pub fn change(&self, change: Change) {
+        let mut inside = self.lock();
+        if let Some(mode) = change.mode {
+            inside.fault = Fault { mode, message: change.message };
+        }
+        inside.lag_ms = change.lag_ms.unwrap_or(inside.lag_ms);
     }
 
     pub fn fault(&self) -> Fault {
@@ -92,14 +113,29 @@ impl SimulatedDriver {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The same for the same verb, workload and epoch: a run can be repeated.
-    fn delay(&self, verb: Verb, target: &Target) -> Duration {
+    /// The same for the same verb, subject (workload, peer) and number: a run can be repeated.
+    fn delay(&self, verb: Verb, subject: &str, number: u64) -> Duration {
         if self.latency.end <= self.latency.start {
             return self.latency.start;
         }
         let mut hasher = DefaultHasher::new();
-        (self.seed, verb.as_str(), target.id.as_str(), target.epoch).hash(&mut hasher);
+        (self.seed, verb.as_str(), subject, number).hash(&mut hasher);
         SmallRng::seed_from_u64(hasher.finish()).random_range(self.latency.clone())
+    }
+
+    async fn take_time(&self, delay: Duration) {
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    async fn role(&self, call: &Call) -> Answer {
+        let Some(cluster) = &call.cluster else { return Answer::failed("which role?") };
+        self.take_time(self.delay(Verb::Role, call.peer.as_str(), cluster.failover_version)).await;
+        match self.fault() {
+            fault if fault.mode == FaultMode::RoleFails => Answer::failed(fault.words()),
+            _ => Answer::done(Vec::new()),
+        }
     }
 }
 
@@ -110,18 +146,20 @@ impl Driver for SimulatedDriver {
                 return match call.verb {
                     Verb::List => Answer::done(self.lock().lines(None)),
                     Verb::Cordon | Verb::Uncordon => Answer::done(Vec::new()),
+                    Verb::Role => self.role(&call).await,
                     Verb::Status | Verb::Acquire | Verb::Release => Answer::failed("which workload?"),
                 };
             };
             if matches!(call.verb, Verb::Acquire | Verb::Release) {
-                let delay = self.delay(call.verb, target);
-                if !delay.is_zero() {
-                    tokio::time::sleep(delay).await;
-                }
+                self.take_time(self.delay(call.verb, target.id.as_str(), target.epoch)).await;
             }
             self.lock().answer(call.verb, target)
         }
         .boxed()
+    }
+
+    fn lag_ms(&self) -> Option<u64> {
+        Some(self.lock().lag_ms)
     }
 }
 
@@ -152,7 +190,7 @@ impl Inside {
                 self.workloads.remove(&target.id);
                 Answer::done(Vec::new())
             }
-            Verb::List | Verb::Cordon | Verb::Uncordon => Answer::done(self.lines(None)),
+            Verb::List | Verb::Cordon | Verb::Uncordon | Verb::Role => Answer::done(self.lines(None)),
         }
     }
 

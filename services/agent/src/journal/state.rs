@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use omnirelay_contract::agent::{Command, CommandVerb, Outcome};
+use omnirelay_contract::agent::{ClusterRole, Command, CommandVerb, Outcome};
 use omnirelay_workflow::{CommandId, HoldId, PeerId, Timestamp, WorkloadId};
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +59,12 @@ pub enum Entry {
         peer: PeerId,
         holds: Vec<HoldId>,
     },
+    /// Of a compacted file.
+    Role {
+        peer: PeerId,
+        #[serde(flatten)]
+        roles: Roles,
+    },
 }
 
 impl Entry {
@@ -90,11 +96,24 @@ pub struct Seen {
     pub placement: Option<Placement>,
 }
 
+/// What a peer was told about its cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Roles {
+    /// The newest that was accepted: its version is the highest seen.
+    pub told: Option<ClusterRole>,
+    /// The last that the driver carried out.
+    pub done: Option<ClusterRole>,
+    /// Whether `done` is `told`, and the driver was not sent elsewhere in between.
+    pub settled: bool,
+}
+
 #[derive(Debug, Default)]
 struct Peer {
     workloads: HashMap<WorkloadId, Seen>,
     commands: HashMap<CommandId, Known>,
     holds: Vec<HoldId>,
+    roles: Roles,
 }
 
 #[derive(Debug, Default)]
@@ -128,10 +147,14 @@ impl State {
                 self.peer(&peer).holds = holds;
                 true
             }
+            Entry::Role { peer, roles } => {
+                self.peer(&peer).roles = roles;
+                true
+            }
         }
     }
 
-    /// Records an accepted command and raises the epoch of its workload. False when it is known.
+    /// Records an accepted command, raises the epoch of its workload, keeps the role of its cluster. False when it is known.
     pub fn accept(&mut self, command: Command) -> bool {
         let order = self.accepted;
         let peer = self.peer(&command.peer);
@@ -141,6 +164,9 @@ impl State {
         if let Some(workload) = &command.workload {
             let seen = peer.workloads.entry(workload.id.clone()).or_default();
             seen.epoch = seen.epoch.max(workload.epoch);
+        }
+        if command.verb == CommandVerb::Role {
+            peer.roles.accept(command.cluster.as_ref());
         }
         peer.commands.insert(command.id.clone(), Known::InFlight { command: Box::new(command), order });
         self.accepted += 1;
@@ -162,6 +188,15 @@ impl State {
 
     pub fn holds(&self, peer: &PeerId) -> Vec<HoldId> {
         self.peers.get(peer).map(|p| p.holds.clone()).unwrap_or_default()
+    }
+
+    pub fn roles(&self, peer: &PeerId) -> Roles {
+        self.peers.get(peer).map(|p| p.roles.clone()).unwrap_or_default()
+    }
+
+    /// What the peer was last told about its cluster.
+    pub fn told_role(&self, peer: &PeerId) -> Option<&ClusterRole> {
+        self.peers.get(peer)?.roles.told.as_ref()
     }
 
     pub fn unfinished(&self, peer: &PeerId) -> Vec<Command> {
@@ -213,9 +248,13 @@ impl State {
                 Entry::Past { peer, id, finished, told }.write(&mut lines);
             }
         }
-        for id in self.peers.keys() {
+        for (id, peer) in &self.peers {
             for command in self.unfinished(id) {
                 Entry::Accept(command).write(&mut lines);
+            }
+            // Behind the commands: an unfinished one may be of a role that was overtaken.
+            if peer.roles.told.is_some() {
+                Entry::Role { peer: id.clone(), roles: peer.roles.clone() }.write(&mut lines);
             }
         }
         lines
@@ -237,6 +276,7 @@ impl State {
                 }
                 (CommandVerb::Cordon, _) => entry.holds = command.holds,
                 (CommandVerb::Uncordon, _) => entry.holds = Vec::new(),
+                (CommandVerb::Role, _) => entry.roles.finish(command.cluster),
                 (CommandVerb::Acquire | CommandVerb::Release, None) | (CommandVerb::List, _) => {}
             }
         }
@@ -267,5 +307,22 @@ impl State {
             self.peers.insert(id.clone(), Peer::default());
         }
         self.peers.entry(id.clone()).or_default()
+    }
+}
+
+impl Roles {
+    fn accept(&mut self, role: Option<&ClusterRole>) {
+        let Some(role) = role else { return };
+        if self.told.as_ref() != Some(role) {
+            self.told = Some(role.clone());
+            self.settled = false;
+        }
+    }
+
+    fn finish(&mut self, role: Option<ClusterRole>) {
+        if role.is_some() {
+            self.settled = self.told == role;
+            self.done = role;
+        }
     }
 }

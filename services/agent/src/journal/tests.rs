@@ -3,6 +3,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use omnirelay_contract::agent::{CommandVerb, CommandWorkload};
+use omnirelay_workflow::ClusterId;
 use omnirelay_workflow::resource::Handover;
 use uuid::Uuid;
 
@@ -59,6 +60,7 @@ fn command(id: &str, verb: CommandVerb, workload: &str, epoch: u64) -> Command {
             epoch,
         }),
         holds: Vec::new(),
+        cluster: None,
         expires_at: "2026-11-23T12:01:00Z".parse().unwrap(),
     }
 }
@@ -187,4 +189,66 @@ fn a_large_journal_is_rewritten_and_says_the_same() {
 fn only_one_agent_may_use_a_journal() {
     let case = Case::new();
     assert!(matches!(Journal::open(&case.path, u64::MAX), Err(JournalError::Locked { .. })));
+}
+
+fn role(id: &str, failover_version: u64, role: Role) -> Command {
+    let cluster = ClusterRole { cluster: ClusterId::parse("c1").unwrap(), failover_version, role };
+    Command { workload: None, cluster: Some(cluster), ..command(id, CommandVerb::Role, "w1", 0) }
+}
+
+#[test]
+fn failover_versions_only_grow_and_within_one_a_fence_comes_first() {
+    let case = Case::new();
+    let stale = |why: &str| Admission::Refused(format!("stale{why}"));
+    assert_eq!(case.admit(&role("c1", 5, Role::Fenced)), Admission::Begin);
+    let case = case.reopen();
+    assert_eq!(case.admit(&role("c2", 4, Role::Active)), stale(" failover version 4, seen 5"));
+    assert_eq!(case.admit(&role("c3", 5, Role::Fenced)), Admission::Begin, "the same again");
+    assert_eq!(case.admit(&role("c4", 5, Role::Active)), Admission::Begin);
+    let late = stale(": active already under failover version 5, a fence needs a higher one");
+    assert_eq!(case.admit(&role("c5", 5, Role::Fenced)), late);
+    assert_eq!(case.admit(&role("c1", 5, Role::Fenced)), Admission::InFlight, "known: only its report is repeated");
+    assert_eq!(case.admit(&role("c6", 6, Role::Fenced)), Admission::Begin);
+    assert_eq!(case.reopen().journal.roles(&peer()).told, role("c6", 6, Role::Fenced).cluster);
+}
+
+#[test]
+fn what_was_done_of_a_role_is_known_apart_from_what_was_told() {
+    let case = Case::new();
+    let (fence, activate) = (role("c1", 5, Role::Fenced), role("c2", 5, Role::Active));
+    case.admit(&fence);
+    assert_eq!(case.journal.roles(&peer()), Roles { told: fence.cluster.clone(), done: None, settled: false });
+    case.finish(&fence, Outcome::Done);
+    let fenced = Roles { told: fence.cluster.clone(), done: fence.cluster.clone(), settled: true };
+    assert_eq!(case.journal.roles(&peer()), fenced);
+    case.admit(&activate);
+    case.finish(&activate, Outcome::Failed { message: "no".to_owned() });
+    let failed = Roles { told: activate.cluster, done: fence.cluster, settled: false };
+    assert_eq!(case.reopen().journal.roles(&peer()), failed);
+}
+
+#[test]
+fn a_fenced_peer_acquires_nothing_and_still_releases() {
+    let case = Case::new();
+    case.admit(&role("c1", 5, Role::Fenced));
+    let why = "fenced: c1 changes its role (failover version 5), nothing is acquired meanwhile";
+    assert_eq!(case.admit(&acquire("c2", 9)), Admission::Refused(why.to_owned()));
+    assert_eq!(case.journal.epoch(&peer(), &WorkloadId::parse("w1").unwrap()), 0, "a refused command raises nothing");
+    assert_eq!(case.admit(&command("c3", CommandVerb::Release, "w1", 9)), Admission::Begin);
+    case.admit(&role("c4", 5, Role::Passive));
+    assert_eq!(case.admit(&acquire("c5", 9)), Admission::Begin);
+}
+
+#[test]
+fn a_rewritten_journal_keeps_the_role_that_overtook_an_unfinished_one() {
+    let mut state = State::default();
+    for told in [role("c1", 5, Role::Active), role("c2", 5, Role::Passive)] {
+        state.accept(told);
+    }
+    let mut again = State::default();
+    for line in state.snapshot().split_inclusive(|&b| b == b'\n') {
+        again.apply(serde_json::from_slice(line).unwrap());
+    }
+    assert_eq!(again.unfinished(&peer()).len(), 2);
+    assert_eq!(again.roles(&peer()), state.roles(&peer()));
 }

@@ -6,10 +6,12 @@ use std::time::Duration;
 use async_nats::jetstream::{self, stream};
 use async_nats::{Client, ConnectOptions, ServerAddr, Subscriber};
 use futures_util::StreamExt;
-use omnirelay_contract::agent::{Command, CommandVerb, CommandWorkload, Heartbeat, Outcome, Reply, Report};
+use omnirelay_contract::agent::{
+    ClusterRole, Command, CommandVerb, CommandWorkload, Heartbeat, Outcome, Reply, Report,
+};
 use omnirelay_contract::subject;
-use omnirelay_workflow::resource::Handover;
-use omnirelay_workflow::{CommandId, PeerId, Timestamp, WorkloadId};
+use omnirelay_workflow::resource::{Handover, Role};
+use omnirelay_workflow::{ClusterId, CommandId, PeerId, Timestamp, WorkloadId};
 use tokio::time::{Instant, timeout};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -134,8 +136,15 @@ pub fn command(id: &str, verb: CommandVerb, peer: &str, workload: &str, epoch: u
             epoch,
         }),
         holds: Vec::new(),
+        cluster: None,
         expires_at: Timestamp::now() + Duration::from_secs(60),
     }
+}
+
+/// A role of the peer's cluster.
+pub fn role_of(id: &str, peer: &str, cluster: &str, failover_version: u64, role: Role) -> Command {
+    let cluster = ClusterRole { cluster: ClusterId::parse(cluster).unwrap(), failover_version, role };
+    Command { workload: None, cluster: Some(cluster), ..command(id, CommandVerb::Role, peer, "w1", 0) }
 }
 
 pub fn failed(outcome: &Outcome) -> &str {

@@ -1,20 +1,34 @@
 //! One command, one file.
 
+pub mod apply;
+pub mod approvals;
 pub mod audit;
 pub mod auth;
+pub mod bulk;
 pub mod clusters;
 pub mod conclude;
+pub mod config;
+pub mod config_edit;
+pub mod confirmed;
 pub mod context;
+pub mod decide;
+pub mod describe;
 pub mod doctor;
 pub mod drain;
 pub mod events;
+pub mod label;
 pub mod ops;
 pub mod peers;
+pub mod promote;
+pub mod retry;
 pub mod status;
+pub mod why;
 
 use std::time::Duration;
 
 use clap::Args;
+use omnirelay_contract::workflow::rules::GateRequest;
+use serde_json::Value;
 
 use crate::client::Request;
 
@@ -55,6 +69,16 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// A word of an enum of the contract, with the known ones in the error.
 fn word<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+/// Where an approval is asked for: `start`, `rest` or `cutover`, or JSON with what else is demanded.
+fn gate(text: &str) -> Result<GateRequest, String> {
+    let value = if text.trim_start().starts_with('{') {
+        serde_json::from_str(text).map_err(|error| format!("it is no JSON: {error}"))?
+    } else {
+        Value::String(text.to_owned())
+    };
+    GateRequest::parse(&value).map_err(|wrong| wrong.to_string())
 }
 
 fn limit(text: &str) -> Result<usize, String> {

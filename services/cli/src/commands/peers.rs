@@ -1,4 +1,4 @@
-//! `mesh peers`: reads, cordon and uncordon.
+//! `mesh peers`: reads, cordon and uncordon. The other verbs have files of their own.
 
 use clap::{Args, Subcommand};
 use omnirelay_contract::rest::{CordonBody, Mutated, Peer, UncordonBody, Workload};
@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::conclude::{WaitArgs, conclude, display_name, had_nothing_to_do, unchanged};
 use super::drain::{self, DrainArgs};
-use super::{LimitArgs, WhyArgs, filtered, word};
+use super::label::{self, LabelArgs, Part};
+use super::{LimitArgs, WhyArgs, confirmed, filtered, why, word};
 use crate::client::{Request, understand};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -53,8 +54,17 @@ pub enum Peers {
         #[command(flatten)]
         wait: WaitArgs,
     },
-    /// Move everything off a peer, with a plan, a prompt and a bar
+    /// Move everything off one peer or many, with a plan, a prompt and bars
     Drain(DrainArgs),
+    /// Set labels (KEY=VALUE) and take them away (KEY-)
+    Label(LabelArgs),
+    /// Set metadata (KEY=JSON) and take it away (KEY-)
+    Annotate(LabelArgs),
+    /// Why a peer is as it is: holds, operations, who approved them, what is in the way, what to type next
+    Why {
+        /// Id or name
+        peer: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -81,12 +91,16 @@ pub struct ListArgs {
 }
 
 pub async fn run(command: Peers, global: &GlobalArgs) -> Result<Exit, Failure> {
-    if let Peers::Drain(args) = command {
-        return drain::run(args, global).await;
-    }
+    let command = match command {
+        Peers::Drain(args) => return Box::pin(drain::run(args, global)).await,
+        Peers::Label(args) => return label::run(args, Part::Labels, global).await,
+        Peers::Annotate(args) => return label::run(args, Part::Metadata, global).await,
+        Peers::Why { peer } => return why::run(&peer, global).await,
+        other => other,
+    };
     let session = Session::open(global).await?;
     match command {
-        Peers::Drain(_) => {}
+        Peers::Drain(_) | Peers::Label(_) | Peers::Annotate(_) | Peers::Why { .. } => {}
         Peers::List(args) => {
             let limit = args.limit.limit;
             output::list(session.format, &session.client.list::<Peer>(&args.request(), limit).await?)?;
@@ -98,11 +112,11 @@ pub async fn run(command: Peers, global: &GlobalArgs) -> Result<Exit, Failure> {
             output::list(session.format, &session.client.list::<Workload>(&request, limit.limit).await?)?;
         }
         Peers::Cordon { peer, why, wait } => {
-            let body = CordonBody { reason: why.reason, change_ticket: why.ticket };
+            let body = CordonBody { reason: why.reason, change_ticket: why.ticket, gate: None };
             return mutate(&session, &peer, "cordon", body, &wait, "is held by you already").await;
         }
         Peers::Uncordon { peer, all, why, wait } => {
-            let body = UncordonBody { reason: why.reason, change_ticket: why.ticket, all };
+            let body = UncordonBody { reason: why.reason, change_ticket: why.ticket, all, gate: None };
             return mutate(&session, &peer, "uncordon", body, &wait, "is not held").await;
         }
     }
@@ -119,8 +133,8 @@ async fn mutate(
 ) -> Result<Exit, Failure> {
     let peer = resolve::peer(&session.client, peer).await?;
     let name = display_name(&peer);
-    let body = serde_json::to_value(body).map_err(|error| Failure::error(format!("the request: {error}")))?;
-    let mut request = Request::post(format!("/control/peers/{}:{verb}", peer.id), &Uuid::new_v4().to_string(), body);
+    let path = format!("/control/peers/{}:{verb}", peer.id);
+    let mut request = Request::post(path, &Uuid::new_v4().to_string(), confirmed::json(&body)?);
     if wait.detach {
         request = request.header("prefer", "respond-async");
     }

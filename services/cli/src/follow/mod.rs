@@ -5,6 +5,9 @@
 //! connection or a gap, when an event says so, and whenever nothing was heard for a while. So a terminal state is never
 //! missed, whatever the stream does.
 
+pub mod around;
+pub mod bulk;
+pub mod gate;
 pub mod nats;
 pub mod outcome;
 pub mod screen;
@@ -25,6 +28,7 @@ use crate::failure::Failure;
 use crate::output::note;
 use crate::resolve::short;
 use crate::session::Session;
+use around::{Around, Lookout};
 use outcome::Leave;
 use screen::Screen;
 use view::View;
@@ -141,7 +145,9 @@ pub async fn follow(session: &Session, operation: Operation, wait: Option<Durati
     if operation.state.is_terminal() {
         return Ok(Followed::Ended(operation));
     }
-    note(&format!("op {}   Ctrl-C detaches", short(operation.id)));
+    let gate = operation.approval.as_ref();
+    let digest = gate.map(|gate| format!("   digest {}", gate::short(&gate.digest))).unwrap_or_default();
+    note(&format!("op {}{digest}   Ctrl-C detaches", short(operation.id)));
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     let mut patience = std::pin::pin!(async {
         match wait {
@@ -192,9 +198,15 @@ struct Following {
     heard: Instant,
     asking: bool,
     ask_again: bool,
-    answers: mpsc::Sender<Result<Operation, ClientError>>,
-    truths: mpsc::Receiver<Result<Operation, ClientError>>,
+    /// When the operation was last asked for.
+    asked: Instant,
+    lookout: Arc<Lookout>,
+    answers: mpsc::Sender<Result<Truth, ClientError>>,
+    truths: mpsc::Receiver<Result<Truth, ClientError>>,
 }
+
+/// The operation as it is, and what belongs to it.
+type Truth = (Operation, Around);
 
 impl Following {
     fn new(session: &Session, operation: Operation) -> Self {
@@ -209,6 +221,8 @@ impl Following {
             heard: Instant::now(),
             asking: false,
             ask_again: false,
+            asked: Instant::now(),
+            lookout: Arc::default(),
             answers,
             truths,
         };
@@ -237,11 +251,12 @@ impl Following {
         }
     }
 
-    fn learn(&mut self, truth: Result<Operation, ClientError>) -> Result<(), Failure> {
+    fn learn(&mut self, truth: Result<Truth, ClientError>) -> Result<(), Failure> {
         self.asking = false;
         self.heard = Instant::now();
         match truth {
-            Ok(operation) => {
+            Ok((operation, around)) => {
+                self.view.surround(around);
                 // Two reads never run at once, so a later answer is a later truth.
                 self.view.sync(&operation);
                 self.operation = operation;
@@ -272,7 +287,10 @@ impl Following {
         } else {
             SILENCE
         };
-        if !self.asking && self.heard.elapsed() >= patience {
+        // Its children have events of their own, which are not subscribed to: a thousand streams would cost more than a
+        // question every second.
+        let many = self.view.is_of_many() && self.asked.elapsed() >= POLL;
+        if !self.asking && (many || self.heard.elapsed() >= patience) {
             self.ask();
         }
     }
@@ -284,12 +302,15 @@ impl Following {
             return;
         }
         self.asking = true;
-        let (client, answers) = (Arc::clone(&self.client), self.answers.clone());
+        self.asked = Instant::now();
+        let (client, answers, lookout) = (Arc::clone(&self.client), self.answers.clone(), Arc::clone(&self.lookout));
         let request = Request::get(format!("/control/operations/{}", self.operation.id));
         tokio::spawn(async move {
             let read = async {
                 let answer = client.send_once(&request).await?;
-                crate::client::understand(&request.path, answer.body)
+                let operation: Operation = crate::client::understand(&request.path, answer.body)?;
+                let around = lookout.look(&client, &operation).await?;
+                Ok((operation, around))
             };
             let unreachable =
                 || ClientError::Unreachable { url: client.base().to_owned(), why: "no answer in time".to_owned() };

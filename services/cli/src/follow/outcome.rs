@@ -4,10 +4,15 @@ use omnirelay_contract::rest::Operation;
 use omnirelay_contract::workflow::operation::{State, Verb};
 use serde::Deserialize;
 
+use super::around::{Failed, peers_in};
+use super::bulk::is_bulk;
 use crate::output::took;
 use crate::resolve::short;
 
-/// `result` of a drain. Every member may be missing: an operation that never began has none.
+/// Peers that are told of before the rest is counted.
+const NAMES: usize = 8;
+
+/// `result` of a drain, and what a promotion's has beside it. Every member may be missing: an operation that never began has none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DrainResult {
@@ -18,6 +23,11 @@ pub struct DrainResult {
     /// What was still to do.
     pub rest: Vec<Left>,
     pub may_run_twice: Vec<Left>,
+    /// Of a promotion: peers whose agent has not acknowledged.
+    pub unfenced: Vec<Left>,
+    pub promoted: Option<String>,
+    pub demoted: Vec<String>,
+    pub failover_version: Option<u64>,
     pub forced: bool,
 }
 
@@ -33,9 +43,12 @@ pub struct Moved {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Left {
+    #[serde(alias = "peer")]
     pub workload: String,
     pub at: Option<String>,
     pub why: Option<String>,
+    /// The command that puts it back.
+    pub undo: Option<String>,
 }
 
 impl DrainResult {
@@ -49,16 +62,63 @@ impl DrainResult {
             not_restored: member(result, "notRestored"),
             rest: member(result, "rest"),
             may_run_twice: member(result, "mayRunTwice"),
+            unfenced: member(result, "unfenced"),
+            promoted: member(result, "promoted"),
+            demoted: member(result, "demoted"),
+            failover_version: member(result, "failoverVersion"),
             forced: member(result, "forced"),
         }
     }
 }
 
-/// The line that says how it ended, and the lines below it. `name` is the target's, `audit` the record's sequence.
-pub fn lines(operation: &Operation, name: &str, audit: Option<u64>) -> Vec<String> {
+/// The line that says how it ended, and the lines below it. `name` is the target's, `audit` the record's sequence, `failed` the
+/// peers of a drain of many that failed.
+pub fn lines(operation: &Operation, name: &str, audit: Option<u64>, failed: &Failed) -> Vec<String> {
+    if is_bulk(operation) {
+        return many(operation, audit, failed);
+    }
     let result = DrainResult::of(operation);
     let id = short(operation.id);
-    let mut head = format!("{} {id}   {}", word(operation.state, &result), summary(operation, name, &result));
+    let mut lines = vec![head(operation, &result, &summary(operation, name, &result), audit)];
+    lines.extend(why(operation));
+    lines.extend(result.not_restored.iter().map(|left| format!("  not restored: {}", describe(left))));
+    lines.extend(result.rest.iter().map(|left| format!("  left: {}", describe(left))));
+    lines.extend(result.may_run_twice.iter().map(|left| format!("  may run twice: {}", describe(left))));
+    lines.extend(result.unfenced.iter().map(|left| format!("  not acknowledged: {}", describe(left))));
+    lines.extend(next(operation, name, &id, &result).into_iter().map(|next| format!("  what next: {next}")));
+    lines
+}
+
+/// `FAILED 5d20c9aa   39 succeeded, 1 failed (web-13)   2h04m`, and how to try the rest again.
+fn many(operation: &Operation, audit: Option<u64>, failed: &Failed) -> Vec<String> {
+    let children = operation.children.clone().unwrap_or_default();
+    let succeeded = children.get(State::Succeeded.as_str()).copied().unwrap_or_default();
+    let mut summary = vec![format!("{succeeded} succeeded")];
+    let Failed { count, names } = failed;
+    if *count > 0 {
+        let more = if *count > names.len() { format!(" and {} more", count - names.len()) } else { String::new() };
+        summary.push(format!("{count} failed ({}{more})", names.join(", ")));
+    }
+    for (list, word) in [("cancelled", "cancelled"), ("skipped", "skipped"), ("notStarted", "not started")] {
+        let count = peers_in(operation, &[list]).len();
+        summary.extend((count > 0).then(|| format!("{count} {word}")));
+    }
+    let result = DrainResult::of(operation);
+    let mut lines = vec![head(operation, &result, &summary.join(", "), audit)];
+    lines.extend(why(operation));
+    lines.extend(result.not_restored.iter().take(NAMES).map(|left| format!("  not restored: {}", describe(left))));
+    if result.not_restored.len() > NAMES {
+        let (more, id) = (result.not_restored.len() - NAMES, short(operation.id));
+        lines.push(format!("  and {more} more: omnirelay mesh ops get {id} -o yaml"));
+    }
+    if *count > 0 {
+        lines.push(format!("  retry: omnirelay ops retry {} --failed", short(operation.id)));
+    }
+    lines
+}
+
+fn head(operation: &Operation, result: &DrainResult, summary: &str, audit: Option<u64>) -> String {
+    let mut head = format!("{} {}   {summary}", word(operation.state, result), short(operation.id));
     let begin = operation.started_at.unwrap_or(operation.created_at);
     if let Some(end) = operation.finished_at {
         head.push_str(&format!("   {}", took(begin, end)));
@@ -66,14 +126,18 @@ pub fn lines(operation: &Operation, name: &str, audit: Option<u64>) -> Vec<Strin
     if let Some(seq) = audit {
         head.push_str(&format!("   audit #{seq}"));
     }
-    let mut lines = vec![head];
+    head
+}
+
+/// The error, and who said no.
+fn why(operation: &Operation) -> Vec<String> {
+    let mut lines = Vec::new();
     if let Some(error) = &operation.error {
         lines.push(format!("  why: {} ({})", error.detail, error.code));
     }
-    lines.extend(result.not_restored.iter().map(|left| format!("  not restored: {}", describe(left))));
-    lines.extend(result.rest.iter().map(|left| format!("  left: {}", describe(left))));
-    lines.extend(result.may_run_twice.iter().map(|left| format!("  may run twice: {}", describe(left))));
-    lines.extend(next(operation, name, &id, &result).into_iter().map(|next| format!("  what next: {next}")));
+    if let Some(gate) = operation.approval.as_ref().filter(|_| operation.state == State::Rejected) {
+        lines.extend(super::gate::heard(gate));
+    }
     lines
 }
 
@@ -81,6 +145,15 @@ pub fn lines(operation: &Operation, name: &str, audit: Option<u64>) -> Vec<Strin
 pub fn detached(operation: &Operation, name: &str, why: Leave) -> String {
     let what = match operation.state {
         State::Unwinding => "unwinding",
+        State::AwaitingApproval => {
+            let gate = operation.approval.as_ref();
+            let gate = gate.map(|gate| format!(" ({})", super::gate::who(gate, &operation.actor))).unwrap_or_default();
+            return format!(
+                "The {} waits for approval{gate}: omnirelay ops approve {}. Follow: omnirelay ops attach {name}",
+                operation.verb.action(),
+                short(operation.id)
+            );
+        }
         _ => operation.verb.action(),
     };
     let how = match why {
@@ -123,6 +196,10 @@ fn summary(operation: &Operation, name: &str, result: &DrainResult) -> String {
         }
         (State::Succeeded, Verb::PeersCordon) => format!("{name} cordoned"),
         (State::Succeeded, Verb::PeersUncordon) => format!("{name} uncordoned"),
+        (State::Succeeded, Verb::PeersPatch | Verb::PeersPut | Verb::ClustersPut) => format!("{name} changed"),
+        (State::Succeeded, Verb::ConfigPatch) => "settings changed".to_owned(),
+        (State::Succeeded, Verb::ConfigRollback) => "settings rolled back".to_owned(),
+        (State::Succeeded, Verb::ClustersPromote | Verb::ClustersDemote) => failover(name, result),
         (State::Cancelled, _) => cancelled(operation, name, result),
         (State::Failed, Verb::PeersDrain) => {
             format!("{name} stays cordoned, {} moved, {} left", result.moved.len(), result.rest.len())
@@ -132,6 +209,15 @@ fn summary(operation: &Operation, name: &str, result: &DrainResult) -> String {
         }
         (state, verb) => format!("{} of {name} {state}", verb.action()),
     }
+}
+
+/// `ams1 active, fra1 passive, version 42`
+fn failover(name: &str, result: &DrainResult) -> String {
+    let promoted = result.promoted.iter().map(|cluster| format!("{cluster} active"));
+    let demoted = result.demoted.iter().map(|cluster| format!("{cluster} passive"));
+    let version = result.failover_version.map(|version| format!("version {version}"));
+    let told: Vec<String> = promoted.chain(demoted).chain(version).collect();
+    if told.is_empty() { format!("{name} as wished") } else { told.join(", ") }
 }
 
 fn cancelled(operation: &Operation, name: &str, result: &DrainResult) -> String {
@@ -153,7 +239,7 @@ fn next(operation: &Operation, name: &str, id: &str, result: &DrainResult) -> Ve
         ],
         (State::Stuck, _) => vec![
             format!("see what holds it: omnirelay mesh ops get {id}"),
-            "then somebody with mesh.admin resolves it".to_owned(),
+            format!("then somebody with mesh.admin closes it: omnirelay ops resolve {id}"),
         ],
         (State::Cancelled, Verb::PeersDrain) if !result.not_restored.is_empty() => {
             vec![format!("see where they are: omnirelay mesh peers workloads {name}")]
@@ -170,6 +256,9 @@ fn describe(left: &Left) -> String {
     }
     if let Some(why) = &left.why {
         text.push_str(&format!(": {why}"));
+    }
+    if let Some(undo) = &left.undo {
+        text.push_str(&format!("; {undo}"));
     }
     text
 }
@@ -191,7 +280,7 @@ mod tests {
     fn check(state: State, result: serde_json::Value, expected: &str) {
         let mut operation = operation(state);
         operation.result = Some(result);
-        assert_eq!(lines(&operation, "web-07", Some(88_164)).join("\n"), expected);
+        assert_eq!(lines(&operation, "web-07", Some(88_164), &Failed::default()).join("\n"), expected);
     }
 
     fn moved(count: usize) -> serde_json::Value {
@@ -238,7 +327,7 @@ mod tests {
             json!(null),
             "STUCK 9c41e07b   drain of web-07 stuck   2m14s   audit #88164\n  \
              what next: see what holds it: omnirelay mesh ops get 9c41e07b\n  \
-             what next: then somebody with mesh.admin resolves it",
+             what next: then somebody with mesh.admin closes it: omnirelay ops resolve 9c41e07b",
         );
     }
 
@@ -247,8 +336,46 @@ mod tests {
         let mut refused = operation(State::Refused);
         refused.error = Some(Problem::new(Code::PeerHeld, "held by bo"));
         assert_eq!(
-            lines(&refused, "web-07", None),
+            lines(&refused, "web-07", None, &Failed::default()),
             ["REFUSED 9c41e07b   drain of web-07 refused   2m14s", "  why: held by bo (peer-held)"]
+        );
+    }
+
+    #[test]
+    fn a_drain_of_many_names_those_that_failed() {
+        let mut many = operation(State::Failed);
+        many.children = Some([("succeeded".to_owned(), 39), ("failed".to_owned(), 1)].into());
+        many.result = Some(json!({"failed": [{"peer": "p-13", "state": "failed"}], "notStarted": ["p-14"],
+            "skipped": [], "cancelled": [], "notRestored": []}));
+        let failed = Failed { count: 1, names: vec!["web-13".to_owned()] };
+        assert_eq!(
+            lines(&many, "9c41e07b", None, &failed),
+            [
+                "FAILED 9c41e07b   39 succeeded, 1 failed (web-13), 1 not started   2m14s",
+                "  retry: omnirelay ops retry 9c41e07b --failed"
+            ]
+        );
+        many.state = State::Cancelled;
+        many.result = Some(json!({"notRestored": [{"peer": "p-1", "why": "its drain had succeeded before the cancel",
+            "undo": "omnirelay mesh peers uncordon p-1"}]}));
+        assert_eq!(
+            lines(&many, "9c41e07b", None, &Failed::default())[1],
+            "  not restored: p-1: its drain had succeeded before the cancel; omnirelay mesh peers uncordon p-1"
+        );
+    }
+
+    #[test]
+    fn a_promotion_says_who_is_active_and_who_did_not_answer() {
+        let mut promotion = operation(State::Succeeded);
+        promotion.verb = Verb::ClustersPromote;
+        promotion.result = Some(json!({"promoted": "ams1", "demoted": ["fra1"], "failoverVersion": 42, "forced": null,
+            "notRestored": [], "unfenced": [{"peer": "web-3", "cluster": "fra1", "why": "unreachable", "told": false}]}));
+        assert_eq!(
+            lines(&promotion, "ams1", Some(88_240), &Failed::default()),
+            [
+                "SUCCEEDED 9c41e07b   ams1 active, fra1 passive, version 42   2m14s   audit #88240",
+                "  not acknowledged: web-3: unreachable"
+            ]
         );
     }
 

@@ -20,7 +20,7 @@ pub enum Screen {
 /// What was logged last.
 #[derive(Default)]
 pub struct Plain {
-    key: Option<PlainKey>,
+    key: PlainKey,
     line: String,
     at: Option<Instant>,
     trouble: bool,
@@ -97,20 +97,15 @@ impl Plain {
             lines.push(trouble.map_or("connected again".to_owned(), |why| format!("connection lost: {why}")));
         }
         let (key, line) = (view.plain_key(), view.plain());
-        let turned = self.key.as_ref() != Some(&key);
-        let blocked = self.key.as_ref().map(|key| &key.2) != Some(&key.2);
+        let turned = self.key != key;
         let due = self.at.is_none_or(|at| now.duration_since(at) >= THROTTLE);
         if line != self.line && (turned || due) {
             lines.push(line.clone());
             self.line = line;
             self.at = Some(now);
         }
-        if blocked {
-            lines.extend(view.plain_blockers(time));
-        }
-        if turned {
-            self.key = Some(key);
-        }
+        lines.extend(view.plain_news(&self.key, time));
+        self.key = key;
         lines
     }
 }
@@ -120,7 +115,7 @@ pub fn colour(line: &str) -> String {
     let style = Style::new().for_stderr();
     let style = match line.split_whitespace().next().unwrap_or_default() {
         "SUCCEEDED" => style.green().bold(),
-        "CANCELLED" | "BLOCKED" | "APPROVAL" | "warn" | "wait" => style.yellow(),
+        "CANCELLED" | "BLOCKED" | "APPROVAL" | "PAUSED" | "QUEUED" | "warn" | "wait" | "force" => style.yellow(),
         "FAILED" | "STUCK" | "REFUSED" | "REJECTED" | "EXPIRED" | "error:" => style.red().bold(),
         "PLAN" => style.bold(),
         _ => return line.to_owned(),

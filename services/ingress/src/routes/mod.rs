@@ -1,8 +1,13 @@
 //! The routes, a file for each endpoint.
 
+mod approvals;
 mod audit;
+mod bulk_drain;
 mod cluster;
+mod cluster_write;
 mod clusters;
+mod config;
+mod config_write;
 mod cordon;
 mod drain;
 mod events;
@@ -10,11 +15,13 @@ mod health;
 mod list_cache;
 mod mutation;
 mod operation;
-mod operation_cancel;
+mod operation_action;
 mod operations;
 mod peer;
 mod peer_action;
+mod peer_write;
 mod peers;
+mod plans;
 mod status;
 mod uncordon;
 mod versions;
@@ -26,7 +33,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{ConnectInfo, FromRequestParts, Path};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use http::request::Parts;
 use http::{HeaderMap, Method, Uri};
 use omnirelay_contract::problem::Code;
@@ -41,12 +48,24 @@ pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/control/peers", get(peers::list))
         // axum cannot route `{id}:drain`: the segment is taken whole and split at its last colon.
-        .route("/control/peers/{segment}", get(peer::get).post(peer_action::act))
+        .route("/control/peers:drain", post(bulk_drain::act))
+        .route(
+            "/control/peers/{segment}",
+            get(peer::get).post(peer_action::act).patch(peer_write::patch).put(peer_write::put),
+        )
         .route("/control/peers/{id}/workloads", get(workloads::list))
         .route("/control/clusters", get(clusters::list))
-        .route("/control/clusters/{id}", get(cluster::get))
+        .route(
+            "/control/clusters/{segment}",
+            get(cluster::get).post(cluster_write::act).put(cluster_write::put),
+        )
         .route("/control/operations", get(operations::list))
-        .route("/control/operations/{segment}", get(operation::get).post(operation_cancel::act))
+        .route("/control/operations/{segment}", get(operation::get).post(operation_action::act))
+        .route("/control/approvals", get(approvals::list))
+        .route("/control/config", get(config::get).patch(config_write::patch))
+        .route("/control/config:rollback", post(config_write::rollback))
+        .route("/control/config/schema", get(config::schema))
+        .route("/control/config/history", get(config::history))
         .route("/control/audit", get(audit::list))
         .route("/control/audit/{seq}", get(audit::get))
         .route("/control/status", get(status::get))
@@ -55,6 +74,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
+        .route("/openapi.json", get(crate::openapi::serve))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .with_state(app)

@@ -1,37 +1,133 @@
-//! What all mutations of a peer have in common: from the parsed request to the answer.
+//! What all mutations have in common: from the request to the answer. What is a verb's own is in its file.
 
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode, header};
 use omnirelay_contract::problem::{Code, Problem};
-use omnirelay_contract::rest::Plan;
+use omnirelay_runtime::auth::Scope;
 use omnirelay_runtime::trace::TraceParent;
 use omnirelay_store::reads;
-use omnirelay_workflow::operation::{State, Verb};
-use omnirelay_workflow::{OperationId, PeerId};
+use omnirelay_workflow::OperationId;
+use omnirelay_workflow::operation::{State, Target, Verb};
+use omnirelay_workflow::rules::GateRequest;
 
+use super::address;
 use crate::answer::{Refusal, json, to_bytes};
 use crate::caller::{About, Caller};
 use crate::completion::{Done, Wait};
 use crate::intake::{Decision, IntakeError};
-use crate::submission::{Draft, Submission};
-use crate::{App, request};
+use crate::submission::{Asked, Draft};
+use crate::{App, digest, request};
 
 /// How long a quick verb is waited for where the request does not say.
-const QUICK_WAIT: Duration = Duration::from_secs(10);
+pub const QUICK_WAIT: Duration = Duration::from_secs(10);
 
 /// What a verb's own file has read from its body.
 #[derive(Debug)]
 pub struct Parsed {
     pub verb: Verb,
-    pub reason: Option<String>,
-    pub change_ticket: Option<String>,
+    /// Nothing: a new one.
+    pub id: Option<OperationId>,
+    pub about: Target,
+    pub asked: Asked,
+    pub common: Common,
     /// JSON of the verb's own parameters, as the operation keeps them.
     pub params: String,
     pub request_digest: String,
+}
+
+/// What all bodies have.
+#[derive(Debug, Default)]
+pub struct Common {
+    pub reason: Option<String>,
+    pub change_ticket: Option<String>,
+    pub gate: Option<GateRequest>,
     pub confirmation: Option<String>,
+}
+
+impl Common {
+    pub fn checked(self) -> Result<Self, Refusal> {
+        texts(self.reason.as_ref(), self.change_ticket.as_ref())?;
+        Ok(self)
+    }
+}
+
+/// Takes what all bodies have out of one. Without its confirmation it is what a digest is made of.
+macro_rules! common {
+    ($body:ident) => {
+        $crate::routes::mutation::Common {
+            reason: $body.reason.clone(),
+            change_ticket: $body.change_ticket.clone(),
+            gate: $body.gate.clone(),
+            confirmation: None,
+        }
+        .checked()
+    };
+    ($body:ident, confirmed) => {
+        $crate::routes::mutation::common!($body).map(|common| $crate::routes::mutation::Common {
+            confirmation: $body.confirmation.take(),
+            ..common
+        })
+    };
+}
+pub(crate) use common;
+
+/// Checks the free texts that every body has.
+pub fn texts(reason: Option<&String>, change_ticket: Option<&String>) -> Result<(), Refusal> {
+    request::free_text("reason", reason, 1_000)?;
+    request::free_text("changeTicket", change_ticket, 200)
+}
+
+/// The request's digest.
+pub fn digest_of(parts: &Parts, body: &impl serde::Serialize) -> Result<String, Refusal> {
+    let if_match = request::text(&parts.headers, "if-match")?;
+    Ok(digest::request(parts.method.as_str(), parts.uri.path(), body, if_match))
+}
+
+/// JSON of what an operation keeps as its parameters.
+pub fn params_of(params: &impl serde::Serialize) -> Result<String, Refusal> {
+    serde_json::to_string(params).map_err(|error| Refusal::invalid(error.to_string()))
+}
+
+/// A mutation from its request to its answer. `target` is what the path names, for the record of a refusal; `parse` reads
+/// what is the verb's own, once the caller is known and may.
+pub async fn serve(
+    app: &App,
+    verb: Verb,
+    target: String,
+    request: Request,
+    parse: impl AsyncFnOnce(&App, &Parts, Body) -> Result<Parsed, Refusal>,
+) -> Response {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path().to_owned();
+    let caller = match app.authenticate(&parts.headers, address(&parts)) {
+        Ok(caller) => caller,
+        Err(refusal) => return unknown_caller(verb.as_str(), refusal, &path),
+    };
+    let mut trail = Trail::new(verb.as_str(), target, &parts);
+    let scope = if verb.is_admin() { Scope::Admin } else { Scope::Operate };
+    let result = match app.authorise(&caller, scope) {
+        Err(refusal) => Err(refusal),
+        Ok(()) => match parse(app, &parts, body).await {
+            Err(refusal) => Err(refusal),
+            Ok(parsed) => {
+                trail.reason.clone_from(&parsed.common.reason);
+                trail.change_ticket.clone_from(&parsed.common.change_ticket);
+                mutate(app, &caller, parsed, &parts, &trail).await
+            }
+        },
+    };
+    finish(app, &caller, &trail, &path, result).await
+}
+
+/// The answer to somebody who is not known: counted, and summed for the audit.
+pub fn unknown_caller(verb: &'static str, refusal: Refusal, path: &str) -> Response {
+    metrics::counter!("omnirelay_mutations_total", "verb" => verb, "outcome" => refusal.code().as_str()).increment(1);
+    refusal.at(path).into_response()
 }
 
 /// An answer, and what the log says of it.
@@ -61,34 +157,31 @@ impl Trail {
 }
 
 /// Submits, waits as long as the caller wants, answers.
-pub async fn mutate(
-    app: &App,
-    caller: &Caller,
-    peer: PeerId,
-    parsed: Parsed,
-    parts: &Parts,
-    trail: &Trail,
-) -> Result<Answered, Refusal> {
-    // A drain is taken without a confirmation only where there is nothing to drain: then it is as quick as a cordon.
-    let long = parsed.verb.is_long() && parsed.confirmation.is_some();
+async fn mutate(app: &App, caller: &Caller, parsed: Parsed, parts: &Parts, trail: &Trail) -> Result<Answered, Refusal> {
+    // A destructive one is taken without a confirmation only where there is nothing to do: then it is as quick as a cordon.
+    let long = parsed.verb.is_long() && parsed.common.confirmation.is_some();
     let default_wait = if long { Duration::ZERO } else { QUICK_WAIT };
     let wait = request::wait(&parts.headers, default_wait)?;
     let key = request::idempotency_key(&parts.headers)?;
     let draft = Draft {
+        id: parsed.id,
         verb: parsed.verb,
-        peer,
+        about: parsed.about,
+        asked: parsed.asked,
         principal: &caller.principal,
         address: caller.address.ip().to_string(),
-        reason: parsed.reason,
-        change_ticket: parsed.change_ticket,
+        reason: parsed.common.reason,
+        change_ticket: parsed.common.change_ticket,
         params: parsed.params,
         request_digest: parsed.request_digest,
         traceparent: trail.traceparent.clone(),
     };
     let mut submission = draft.prepare().map_err(|error| Refusal::invalid(error.to_string()))?;
+    submission.gate = parsed.common.gate;
     submission.validate_only = request::validate_only(&parts.uri)?;
     submission.if_match = request::if_match(&parts.headers)?;
-    submission.confirmation = parsed.confirmation;
+    submission.keep_preconditions();
+    submission.confirmation = parsed.common.confirmation;
     submission.waits = !wait.is_zero();
     if let Some(key) = key {
         key.clone_into(&mut submission.key);
@@ -111,7 +204,7 @@ pub async fn mutate(
             answered
         }
         Decision::Plan { submission, revision, unconfirmed } => {
-            let plan = plan_of(app, &submission, revision).await?;
+            let plan = super::plans::of(app, &submission, revision).await?;
             match unconfirmed {
                 None => {
                     Answered { response: json(StatusCode::OK, to_bytes(&plan)?), outcome: "planned", operation: None }
@@ -191,8 +284,8 @@ pub fn accepted(id: OperationId, body: Vec<u8>) -> Answered {
     Answered { response, outcome: "accepted", operation: Some(id) }
 }
 
-/// The answer to an operation that has ended. One that was refused is answered with its problem; the operation's own
-/// event is the record of that.
+/// The answer to an operation that has ended: 201 where it made its resource. One that was refused is answered with its
+/// problem; the operation's own event is the record of that.
 pub fn ended(done: &Done) -> Answered {
     let response = match done.state {
         State::Refused => {
@@ -201,7 +294,14 @@ pub fn ended(done: &Done) -> Answered {
             });
             Refusal::from(problem).into_response()
         }
-        _ => json(StatusCode::OK, done.body.clone()),
+        _ => match done.made.as_ref().and_then(|made| HeaderValue::from_str(&format!("/control/{made}")).ok()) {
+            Some(location) => {
+                let mut response = json(StatusCode::CREATED, done.body.clone());
+                response.headers_mut().insert(header::LOCATION, location);
+                response
+            }
+            None => json(StatusCode::OK, done.body.clone()),
+        },
     };
     Answered { response, outcome: done.state.as_str(), operation: Some(done.operation) }
 }
@@ -225,14 +325,6 @@ async fn standing(app: &App, id: OperationId) -> Result<Answered, Refusal> {
         return Ok(ended(&Done::from_row(&row)?));
     }
     Ok(accepted(id, to_bytes(&mutated)?))
-}
-
-async fn plan_of(app: &App, submission: &Submission, revision: u64) -> Result<Plan, Refusal> {
-    match submission.verb {
-        Verb::PeersDrain => super::drain::plan(app, submission, revision).await,
-        Verb::PeersCordon => super::cordon::plan(app, submission, revision).await,
-        Verb::PeersUncordon => super::uncordon::plan(app, submission, revision).await,
-    }
 }
 
 fn refused(error: IntakeError) -> Refusal {

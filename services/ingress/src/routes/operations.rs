@@ -27,17 +27,12 @@ async fn read(app: &App, reader: &Reader) -> Result<Response, Refusal> {
         states: query.any_of::<OperationState>("state")?.map(|states| states.iter().map(ToString::to_string).collect()),
         target: query.filter("target").map(str::to_owned),
         actor: query.filter("actor").map(str::to_owned),
+        parent: query.filter("parent").map(operation_id).transpose()?,
     };
-    let parent = query.filter("parent").map(operation_id).transpose()?;
     let (_, newest_first) = query.order(&["createdAt"], ("createdAt", true))?;
     let position = reads::position(&app.pool).await?;
-    let rows = if parent.is_some() {
-        // No verb has children yet.
-        Vec::new()
-    } else {
-        let after = query.after::<OperationId>()?;
-        reads::operations::page(&app.pool, &filter, !newest_first, after, query.limit).await?
-    };
+    let after = query.after::<OperationId>()?;
+    let rows = reads::operations::page(&app.pool, &filter, !newest_first, after, query.limit).await?;
     let items = rows.iter().map(reads::operation_dto).collect::<Result<Vec<_>, _>>()?;
     let next_page_token = query.next(items.len(), items.last().map(|operation| operation.id.to_string()));
     let etag = content_tag(&[&to_bytes(&items)?, next_page_token.as_deref().unwrap_or("").as_bytes()]);

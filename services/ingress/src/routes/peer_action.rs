@@ -3,57 +3,31 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
-use http::request::Parts;
-use omnirelay_runtime::auth::Scope;
+use axum::response::Response;
 use omnirelay_workflow::PeerId;
 use omnirelay_workflow::operation::Verb;
 
-use super::mutation::{Answered, Trail, finish, mutate};
-use super::{Segment, address, cordon, drain, id, uncordon};
+use super::mutation::serve;
+use super::{Segment, cordon, drain, id, uncordon};
 use crate::App;
-use crate::answer::Refusal;
-use crate::caller::Caller;
 
 pub async fn act(State(app): State<Arc<App>>, Segment(segment): Segment, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let path = parts.uri.path().to_owned();
     let Some((peer, action)) = segment.rsplit_once(':') else {
-        return super::method_not_allowed(parts.method, parts.uri).await;
+        return super::method_not_allowed(request.method().clone(), request.uri().clone()).await;
     };
-    let Some(verb) = Verb::ALL.iter().copied().find(|verb| verb.action() == action) else {
-        return super::not_found(parts.uri).await;
+    let verb = match action {
+        "cordon" => Verb::PeersCordon,
+        "uncordon" => Verb::PeersUncordon,
+        "drain" => Verb::PeersDrain,
+        _ => return super::not_found(request.uri().clone()).await,
     };
-    let caller = match app.authenticate(&parts.headers, address(&parts)) {
-        Ok(caller) => caller,
-        Err(refusal) => {
-            metrics::counter!("omnirelay_mutations_total", "verb" => verb.as_str(), "outcome" => refusal.code().as_str())
-                .increment(1);
-            return refusal.at(&path).into_response();
+    serve(&app, verb, format!("peers/{peer}"), request, async |app, parts, body| {
+        let peer: PeerId = id(peer)?;
+        match verb {
+            Verb::PeersDrain => drain::parse(app, peer, parts, body).await,
+            Verb::PeersUncordon => uncordon::parse(peer, parts, body).await,
+            _ => cordon::parse(peer, parts, body).await,
         }
-    };
-    let mut trail = Trail::new(verb.as_str(), format!("peers/{peer}"), &parts);
-    let result = run(&app, &caller, verb, peer, &parts, body, &mut trail).await;
-    finish(&app, &caller, &trail, &path, result).await
-}
-
-async fn run(
-    app: &App,
-    caller: &Caller,
-    verb: Verb,
-    peer: &str,
-    parts: &Parts,
-    body: axum::body::Body,
-    trail: &mut Trail,
-) -> Result<Answered, Refusal> {
-    app.authorise(caller, Scope::Operate)?;
-    let peer: PeerId = id(peer)?;
-    let parsed = match verb {
-        Verb::PeersCordon => cordon::parse(parts, body).await?,
-        Verb::PeersUncordon => uncordon::parse(parts, body).await?,
-        Verb::PeersDrain => drain::parse(parts, body, app.drain_defaults).await?,
-    };
-    trail.reason.clone_from(&parsed.reason);
-    trail.change_ticket.clone_from(&parsed.change_ticket);
-    mutate(app, caller, peer, parsed, parts, trail).await
+    })
+    .await
 }

@@ -16,7 +16,7 @@ use super::Reader;
 use crate::App;
 use crate::answer::{Refusal, to_bytes};
 use crate::page::{ListQuery, answer, content_tag};
-use crate::selector::Selector;
+use crate::selector;
 
 const FILTERS: &[&str] = &["cluster", "role", "state", "health", "version", "name", "selector"];
 
@@ -47,8 +47,7 @@ async fn read(app: &App, uri: &Uri) -> Result<(String, Bytes), Refusal> {
         ..PeerFilter::default()
     };
     if let Some(text) = query.filter("selector") {
-        let selector = Selector::parse(text).map_err(|error| Refusal::invalid(format!("selector: {error}")))?;
-        selector.apply(&mut filter);
+        selector::apply(text, &mut filter).map_err(|error| Refusal::invalid(format!("selector: {error}")))?;
     }
     let order = match query.order(&["id", "name"], ("id", false))? {
         ("name", false) => PeerOrder::Name,

@@ -19,8 +19,10 @@ async fn bench() -> Bench {
     sqlx::query("insert into clusters (id, state) values ('c', 'active')").execute(&pool).await.expect("a cluster");
     sqlx::query("insert into peers (id, name, cluster) values ('p', 'p', 'c')").execute(&pool).await.expect("a peer");
     let bus = Bus::connect(&stack.nats_account().await, "test").await.expect("a bus");
-    let (dispatch, _) = mpsc::channel(8);
-    Bench { applier: Applier { pool: pool.clone(), bus, dispatch, published: Arc::new(Notify::new()) }, pool }
+    let settings = LiveSettings::load(&pool).await.expect("settings");
+    let ((dispatch, _), (work, _)) = (mpsc::channel(8), mpsc::channel(8));
+    let published = Arc::new(Notify::new());
+    Bench { applier: Applier { pool: pool.clone(), bus, settings, dispatch, work, published }, pool }
 }
 
 impl Bench {

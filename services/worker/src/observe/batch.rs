@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use omnirelay_contract::agent::ClusterRole;
 use omnirelay_runtime::retry::Backoff;
 use omnirelay_store::events::NewEvent;
 use omnirelay_store::observed::{KnownPeer, NewObservation, NewPeer, Written};
 use omnirelay_store::registry::{self, WorkloadRecord};
-use omnirelay_store::{PgConnection, StoreError, events, observed};
+use omnirelay_store::{PgConnection, StoreError, events, observed, operations};
 use omnirelay_workflow::resource::Health;
 use omnirelay_workflow::{ClusterId, OperationId, PeerId, Timestamp, WorkloadId};
 use tokio::time::Instant;
@@ -16,11 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::diff::{self, Diff, Records, Sight, Suspicions, diff};
 use super::due::{Due, digest, due, health};
-use super::holds::{self, Asked};
 use super::inbox::{BATCH, Beat, Inbox};
 use super::judge::Steady;
-use super::memory::{Memory, PeerMemory, forget};
-use super::{ObserverOptions, news, wake};
+use super::memory::{FORGET, Memory, PeerMemory, forget};
+use super::{ObserverOptions, asking, holds, news, roles, wake};
 
 /// How often silent peers are forgotten.
 const TIDY: Duration = Duration::from_secs(60);
@@ -30,6 +30,9 @@ pub struct Observer {
     options: ObserverOptions,
     steady: Arc<Steady>,
     memory: Memory,
+    /// The role commands that peers were last sent. Not in the memory of a peer, which begins with its first look: they go
+    /// out before that.
+    roles: HashMap<PeerId, roles::Asked>,
     tidied: Instant,
 }
 
@@ -53,7 +56,7 @@ struct Done {
 
 impl Observer {
     pub fn new(options: ObserverOptions, steady: Arc<Steady>) -> Self {
-        Self { options, steady, memory: Memory::new(), tidied: Instant::now() }
+        Self { options, steady, memory: Memory::new(), roles: HashMap::new(), tidied: Instant::now() }
     }
 
     /// Takes from `inbox` until `shutdown`.
@@ -67,6 +70,7 @@ impl Observer {
             if self.tidied.elapsed() >= TIDY {
                 self.tidied = Instant::now();
                 forget(&mut self.memory, self.tidied);
+                self.roles.retain(|_, asked| self.tidied < asked.at() + FORGET);
             }
         }
     }
@@ -104,18 +108,20 @@ impl Observer {
         let known = observed::peers(&self.options.pool, &ids).await?;
         let known: HashMap<&str, &KnownPeer> = known.iter().map(|peer| (peer.id.as_str(), peer)).collect();
         let now = Instant::now();
+        let timeout = self.options.settings.seen().settings.heartbeat.timeout;
         let mut items: Vec<Item<'_>> = batch
             .iter()
             .map(|beat| {
                 let heartbeat = &beat.heartbeat;
                 let (known, digest) = (known.get(heartbeat.peer.as_str()).copied(), digest(heartbeat));
                 let memory = self.memory.get(&heartbeat.peer);
-                Item { beat, digest, due: due(heartbeat, digest, known, memory, self.options.timeout, now), known }
+                Item { beat, digest, due: due(heartbeat, digest, known, memory, timeout, now), known }
             })
             .filter(|item| item.due != Due::Stale)
             .collect();
         items.sort_by(|a, b| a.beat.heartbeat.peer.cmp(&b.beat.heartbeat.peer));
 
+        self.tell_roles(&items, now).await;
         let done = if items.iter().any(|item| item.due != Due::Nothing) {
             self.transact(&items, now).await?
         } else {
@@ -140,6 +146,7 @@ impl Observer {
         let written = write(&mut transaction, &writing).await?;
 
         let mut reporting: Vec<&str> = Vec::new();
+        let mut moved = Moved::default();
         let mut looking = Vec::new();
         let empty = Suspicions::new();
         for item in writing {
@@ -147,6 +154,7 @@ impl Observer {
             let Some(write) = written.get(&heartbeat.peer) else { continue };
             let (is, was) = (health(heartbeat.health), write.was.unwrap_or(Health::Unreachable));
             let changed = is != was && !adopted.contains(&heartbeat.peer);
+            moved.note(item, is, was);
             if changed {
                 news.push(news::health(&heartbeat.peer, is, was, write.last_seen)?);
             }
@@ -170,8 +178,7 @@ impl Observer {
         if !news.is_empty() {
             events::insert(&mut transaction, &news).await?;
         }
-        let concerned =
-            if reporting.is_empty() { Vec::new() } else { observed::concerned(&mut transaction, &reporting).await? };
+        let concerned = concerned(&mut transaction, &reporting, &moved).await?;
         transaction.commit().await?;
         Ok(Done { looked: diff.suspicions, drift: diff.drift, concerned, published: !news.is_empty() })
     }
@@ -216,21 +223,96 @@ impl Observer {
         }
     }
 
+    /// Comes before what the heartbeats change: nobody commands a peer that is back before it knows its role.
+    async fn tell_roles(&mut self, items: &[Item<'_>], now: Instant) {
+        let clock = Timestamp::now();
+        let mut commands = Vec::new();
+        for item in items {
+            let heartbeat = &item.beat.heartbeat;
+            let Some(known) = item.known else { continue };
+            let before = self.roles.get(&heartbeat.peer);
+            if let Some(asked) = roles::ask(heartbeat, &known.cluster, before, now, clock) {
+                commands.push(roles::command(&heartbeat.peer, &asked));
+                self.roles.insert(heartbeat.peer.clone(), asked);
+            }
+        }
+        for command in &commands {
+            asking::send(&self.options.bus, command).await;
+        }
+    }
+
     async fn tell_holds(&mut self, items: &[Item<'_>], now: Instant) {
         let clock = Timestamp::now();
-        let mut asking: Vec<(&PeerId, Asked)> = Vec::new();
+        let mut commands = Vec::new();
         for item in items {
             let heartbeat = &item.beat.heartbeat;
             let (Some(known), Some(memory)) = (item.known, self.memory.get_mut(&heartbeat.peer)) else { continue };
             if let Some(asked) = holds::ask(heartbeat, &known.holds, memory.asked.as_ref(), now, clock) {
-                memory.asked = Some(asked.clone());
-                asking.push((&heartbeat.peer, asked));
+                commands.push(holds::command(&heartbeat.peer, &asked));
+                memory.asked = Some(asked);
             }
         }
-        for (peer, asked) in asking {
-            holds::send(&self.options.bus, peer, &asked).await;
+        for command in &commands {
+            asking::send(&self.options.bus, command).await;
         }
     }
+}
+
+/// What became of clusters by the health of their peers, and what their agents say of their roles.
+#[derive(Debug, Default)]
+struct Moved<'a> {
+    /// The health of a peer has changed.
+    changed: BTreeSet<&'a str>,
+    /// They have a healthy peer more.
+    gained: BTreeSet<&'a str>,
+    /// Peers that show the role that their cluster has.
+    shown: Vec<(&'a PeerId, ClusterRole)>,
+}
+
+impl<'a> Moved<'a> {
+    fn note(&mut self, item: &'a Item<'_>, is: Health, was: Health) {
+        let heartbeat = &item.beat.heartbeat;
+        let cluster = item.known.map_or(&heartbeat.describe.cluster, |known| &known.cluster.id);
+        if is != was {
+            self.changed.insert(cluster.as_str());
+            if is == Health::Healthy {
+                self.gained.insert(cluster.as_str());
+            }
+        }
+        if !matches!(item.due, Due::Look { news: true, .. }) {
+            return;
+        }
+        let wanted = item.known.and_then(|known| roles::wanted(&known.cluster));
+        if let Some(role) = wanted.filter(|wanted| heartbeat.cluster.as_ref() == Some(wanted)) {
+            self.shown.push((&heartbeat.peer, role));
+        }
+    }
+}
+
+/// Who may go on by what these heartbeats tell. The last of a transaction: it locks operations and their commands, past those
+/// that somebody else has locked, so that it never waits for whom it holds up.
+async fn concerned(
+    connection: &mut PgConnection,
+    reporting: &[&str],
+    moved: &Moved<'_>,
+) -> Result<Vec<OperationId>, StoreError> {
+    let changed: Vec<&str> = moved.changed.iter().copied().collect();
+    let mut concerned = if reporting.is_empty() && changed.is_empty() {
+        Vec::new()
+    } else {
+        observed::concerned(connection, reporting, &changed).await?
+    };
+    if !moved.shown.is_empty() {
+        concerned.extend(observed::roles_shown(connection, &moved.shown).await?);
+    }
+    if !moved.gained.is_empty() {
+        let gained: Vec<String> = moved.gained.iter().map(|id| (*id).to_owned()).collect();
+        concerned.extend(observed::held_up(connection, &gained).await?);
+        concerned.extend(operations::wake_queued(connection, &gained).await?);
+    }
+    concerned.sort_unstable();
+    concerned.dedup();
+    Ok(concerned)
 }
 
 /// Takes in the clusters and peers that the registry does not know; returns the peers, with the events about all.

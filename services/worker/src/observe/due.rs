@@ -70,6 +70,9 @@ pub fn digest(heartbeat: &Heartbeat) -> i64 {
     let mut holds = heartbeat.holds.clone();
     holds.sort_unstable();
     holds.hash(&mut hasher);
+    if let Some(told) = &heartbeat.cluster {
+        (&told.cluster, told.failover_version, told.role).hash(&mut hasher);
+    }
     // Drivers list in any order.
     let mut workloads: Vec<_> = heartbeat.workloads.iter().collect();
     workloads.sort_by(|a, b| a.id.cmp(&b.id));
@@ -90,7 +93,9 @@ pub fn health(said: AgentHealth) -> Health {
 
 #[cfg(test)]
 mod tests {
-    use omnirelay_store::observed::LastHeartbeat;
+    use omnirelay_contract::agent::ClusterRole;
+    use omnirelay_store::observed::{KnownCluster, LastHeartbeat};
+    use omnirelay_workflow::resource::{ClusterState, Role};
 
     use super::*;
     use crate::observe::diff::Suspicions;
@@ -109,6 +114,13 @@ mod tests {
         assert_eq!(digest(&one), digest(&other));
         other.workloads[0].remaining = Some(3);
         assert_ne!(digest(&one), digest(&other));
+        other.workloads[0].remaining = None;
+        assert_eq!(digest(&one), digest(&other));
+        let role = |role| ClusterRole { cluster: one.describe.cluster.clone(), failover_version: 2, role };
+        other.cluster = Some(role(Role::Fenced));
+        let fenced = digest(&other);
+        other.cluster = Some(role(Role::Passive));
+        assert!(fenced != digest(&one) && fenced != digest(&other), "a role is news");
     }
 
     #[test]
@@ -124,7 +136,9 @@ mod tests {
         };
         let memory = PeerMemory::new(beat.incarnation, 4, now, Suspicions::new());
         let check = |last: Option<LastHeartbeat>, memory: Option<&PeerMemory>, expect: Due| {
-            let known = KnownPeer { id: beat.peer.clone(), holds: Vec::new(), last };
+            let cluster =
+                KnownCluster { id: beat.describe.cluster.clone(), state: ClusterState::Active, failover_version: 1 };
+            let known = KnownPeer { id: beat.peer.clone(), holds: Vec::new(), cluster, last };
             assert_eq!(due(&beat, digest(&beat), Some(&known), memory, TIMEOUT, now), expect);
         };
         let news = Due::Look { fresh: false, news: true };

@@ -54,7 +54,8 @@ impl Steady {
 pub async fn run(options: &ObserverOptions, steady: &Steady, shutdown: &CancellationToken) {
     let holder = format!("observer-{}", Uuid::new_v4().simple());
     let mut judge = Judge { options, holder, holding: false, connects: 0, ticks: 0 };
-    let mut ticker = tokio::time::interval(TICK.min(options.timeout / 10).max(Duration::from_millis(10)));
+    let mut timeout = options.settings.seen().settings.heartbeat.timeout;
+    let mut ticker = tokio::time::interval(TICK.min(timeout / 10).max(Duration::from_millis(10)));
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = Instant::now();
     while shutdown.run_until_cancelled(ticker.tick()).await.is_some() {
@@ -62,7 +63,11 @@ pub async fn run(options: &ObserverOptions, steady: &Steady, shutdown: &Cancella
             steady.interrupted();
         }
         last = Instant::now();
-        let look = judge.look(steady.for_at_least(options.timeout), shutdown);
+        match options.settings.fresh(&options.pool).await {
+            Ok(settings) => timeout = settings.settings.heartbeat.timeout,
+            Err(error) => tracing::debug!(%error, "the settings cannot be read: what was seen last holds"),
+        }
+        let look = judge.look(timeout, steady.for_at_least(timeout), shutdown);
         match shutdown.run_until_cancelled(look).await {
             Some(Ok(())) => {}
             Some(Err(error)) => {
@@ -93,7 +98,7 @@ impl Judge<'_> {
         stayed
     }
 
-    async fn look(&mut self, able: bool, shutdown: &CancellationToken) -> Result<(), StoreError> {
+    async fn look(&mut self, timeout: Duration, able: bool, shutdown: &CancellationToken) -> Result<(), StoreError> {
         if !able {
             self.let_go().await;
             return Ok(());
@@ -104,7 +109,7 @@ impl Judge<'_> {
             return Ok(());
         };
         self.holding = true;
-        let concerned = self.judge(fence).await?;
+        let concerned = self.judge(timeout, fence).await?;
         wake(self.options, &concerned, shutdown).await;
         if self.ticks.is_multiple_of(COUNT_EVERY) {
             gauges(&observed::by_health(pool).await?);
@@ -114,9 +119,9 @@ impl Judge<'_> {
     }
 
     /// One transaction; returns the operations that may wait for those peers.
-    async fn judge(&self, fence: i64) -> Result<Vec<OperationId>, StoreError> {
+    async fn judge(&self, timeout: Duration, fence: i64) -> Result<Vec<OperationId>, StoreError> {
         let options = self.options;
-        let unreachable = options.timeout.as_secs_f64();
+        let unreachable = timeout.as_secs_f64();
         let mut transaction = options.pool.begin().await?;
         let judged =
             observed::judge(&mut transaction, &self.holder, fence, unreachable / 2.0, unreachable, LIMIT).await?;
@@ -130,7 +135,10 @@ impl Judge<'_> {
             .collect::<Result<Vec<_>, _>>()?;
         events::insert(&mut transaction, &news).await?;
         let peers: Vec<&str> = judged.iter().map(|j| j.peer.as_str()).collect();
-        let concerned = observed::concerned(&mut transaction, &peers).await?;
+        let mut clusters: Vec<&str> = judged.iter().map(|j| j.cluster.as_str()).collect();
+        clusters.sort_unstable();
+        clusters.dedup();
+        let concerned = observed::concerned(&mut transaction, &peers, &clusters).await?;
         transaction.commit().await?;
         options.published.notify_one();
         tracing::info!(count = judged.len(), first = %judged[0].peer, "peers were not heard of");

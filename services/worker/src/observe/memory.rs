@@ -8,10 +8,10 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::diff::Suspicions;
-use super::holds::Asked;
+use super::holds;
 
 /// How long a silent peer is remembered.
-const FORGET: Duration = Duration::from_secs(600);
+pub const FORGET: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
 pub struct PeerMemory {
@@ -25,7 +25,7 @@ pub struct PeerMemory {
     /// Drift that has been told of: workload and epoch.
     pub told: BTreeSet<(WorkloadId, u64)>,
     /// The hold command that it was last sent.
-    pub asked: Option<Asked>,
+    pub asked: Option<holds::Asked>,
 }
 
 impl PeerMemory {

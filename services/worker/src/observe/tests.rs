@@ -12,6 +12,7 @@ use omnirelay_contract::agent::{AgentHealth, Heartbeat, ObservedWorkload, PeerDe
 use omnirelay_contract::event::Event;
 use omnirelay_contract::subject;
 use omnirelay_devstack::testing::shared;
+use omnirelay_store::live::LiveSettings;
 use omnirelay_store::{PgPool, PoolOptions};
 use omnirelay_workflow::resource::Handover;
 use omnirelay_workflow::{ClusterId, OperationId, PeerId, WorkloadId};
@@ -32,6 +33,7 @@ pub fn heartbeat(peer: &str, cluster: &str) -> Heartbeat {
         holds: Vec::new(),
         workloads: Vec::new(),
         lag_ms: None,
+        cluster: None,
         version: "1.0.0".to_owned(),
         describe: PeerDescription {
             cluster: ClusterId::parse(cluster).expect("an id"),
@@ -80,8 +82,11 @@ impl World {
         eventually("the bus is there", async || bus.is_connected()).await;
         let (wake, woken) = mpsc::channel(64);
         let stop = CancellationToken::new();
-        let options =
-            ObserverOptions { pool: pool.clone(), bus: bus.clone(), timeout, wake, published: Arc::new(Notify::new()) };
+        let settings = serde_json::json!({ "heartbeat": { "timeout": humantime(timeout) } });
+        omnirelay_store::config::seed(&pool, &settings.to_string()).await.expect("seeds");
+        let settings = LiveSettings::load(&pool).await.expect("settings");
+        let published = Arc::new(Notify::new());
+        let options = ObserverOptions { pool: pool.clone(), bus: bus.clone(), settings, wake, published };
         let task = tokio::spawn(super::run(options, stop.clone()));
         Self { pool, bus, woken, stop, task, seqs: BTreeMap::new() }
     }
@@ -111,6 +116,10 @@ impl World {
         self.stop.cancel();
         self.task.await.expect("ends");
     }
+}
+
+fn humantime(duration: Duration) -> String {
+    format!("{}ms", duration.as_millis())
 }
 
 /// Waits for it, for at most twenty seconds.

@@ -9,20 +9,34 @@ use super::{count, json, word};
 use crate::StoreError;
 use crate::statement::statements;
 
+/// The columns of a [`ClusterRow`], in its order.
+macro_rules! columns {
+    () => {
+        "c.id, c.region, c.priority, c.state, c.failover_version, coalesce(n.lag, c.replication_lag_ms), \
+         c.max_unavailable, c.labels::text, c.revision, l.operation, n.peers, n.healthy "
+    };
+}
+
+/// The lag of a cluster is the highest of its peers that are heard of.
+macro_rules! joins {
+    () => {
+        "from clusters c
+         left join operation_locks l on l.resource = 'clusters/' || c.id
+         left join lateral (
+             select count(*) as peers, count(*) filter (where o.health = 'healthy') as healthy,
+                    max(o.lag_ms) filter (where o.health <> 'unreachable') as lag
+             from peers p left join peer_observed o on o.peer = p.id
+             where p.cluster = c.id
+         ) n on true "
+    };
+}
+
+pub(crate) use columns as cluster_columns;
+pub(crate) use joins as cluster_joins;
+
 macro_rules! select {
     ($rest:literal) => {
-        concat!(
-            "select c.id, c.region, c.priority, c.state, c.failover_version, c.replication_lag_ms, c.max_unavailable,
-                    c.labels::text, c.revision, l.operation, n.peers, n.healthy
-             from clusters c
-             left join operation_locks l on l.resource = 'clusters/' || c.id
-             left join lateral (
-                 select count(*) as peers, count(*) filter (where o.health = 'healthy') as healthy
-                 from peers p left join peer_observed o on o.peer = p.id
-                 where p.cluster = c.id
-             ) n on true ",
-            $rest
-        )
+        concat!("select ", columns!(), joins!(), $rest)
     };
 }
 
@@ -60,7 +74,7 @@ pub fn cluster_dto(row: &ClusterRow) -> Result<Cluster, StoreError> {
         peers: count(row.peers),
         healthy_peers: count(row.healthy_peers),
         replication_lag_ms: row.replication_lag_ms.map(i64::unsigned_abs),
-        max_unavailable: row.max_unavailable.clone(),
+        max_unavailable: row.max_unavailable.as_deref().map(|text| word("a cluster's budget", text)).transpose()?,
         labels: json("a cluster's labels", &row.labels)?,
         operation: row.operation,
         revision: row.revision.unsigned_abs(),
@@ -84,7 +98,7 @@ pub async fn page(
     rows.iter().map(from_row).collect()
 }
 
-fn from_row(row: &PgRow) -> Result<ClusterRow, StoreError> {
+pub(crate) fn from_row(row: &PgRow) -> Result<ClusterRow, StoreError> {
     Ok(ClusterRow {
         id: row.try_get(0)?,
         region: row.try_get(1)?,

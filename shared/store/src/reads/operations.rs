@@ -1,6 +1,6 @@
 //! Operations as clients see them.
 
-use omnirelay_contract::rest::{Mutated, Operation};
+use omnirelay_contract::rest::{Mutated, Operation, Queue};
 use omnirelay_workflow::operation::Verb;
 use omnirelay_workflow::{OperationId, Timestamp};
 use sqlx::postgres::PgRow;
@@ -15,12 +15,16 @@ macro_rules! columns {
     () => {
         "o.id, o.verb, o.target, o.state, o.phase, o.progress, o.blockers, o.actor, o.reason, o.change_ticket, o.params, \
          o.digest, o.cancel, o.created_at, o.started_at, o.finished_at, o.deadline_at, o.result, o.error, o.revision, \
-         o.changed, o.resource, o.event_seq"
+         o.changed, o.resource, o.event_seq, o.approval, o.paused, o.parent, o.children, o.waits_for, \
+         case when o.state = 'queued' and o.waits_for is not null then (select count(*) from (select 1 from operations q \
+              where q.state = 'queued' and q.waits_for = o.waits_for and q.id <= o.id limit 1000) ahead) end, \
+         case when o.state = 'queued' then array(select h.id from operations h \
+              where h.holds_slot and h.waits_for = o.waits_for order by h.id limit 20) end"
     };
 }
 pub(crate) use columns as operation_columns;
 
-/// A page: `$1` verb, `$2` states, `$3` target, `$4` actor, `$5` behind this id, `$6` how many.
+/// A page: `$1` verb, `$2` states, `$3` target, `$4` actor, `$5` behind this id, `$6` how many, `$7` parent.
 macro_rules! page {
     ($where:literal, $compare:literal, $order:literal) => {
         concat!(
@@ -30,6 +34,7 @@ macro_rules! page {
             $where,
             " and ($1::text is null or o.verb = $1) and ($2::text[] is null or o.state = any($2))
               and ($3::text is null or o.target = $3) and ($4::text is null or o.actor = $4)
+              and ($7::uuid is null or o.parent = $7)
               and ($5::uuid is null or o.id ",
             $compare,
             " $5) order by o.id ",
@@ -47,6 +52,8 @@ statements! {
     PAGE_OLDEST = page!("true", ">", "asc");
     PAGE_TARGET_NEWEST = page!("o.target = $3", "<", "desc");
     PAGE_TARGET_OLDEST = page!("o.target = $3", ">", "asc");
+    PAGE_PARENT_NEWEST = page!("o.parent = $7", "<", "desc");
+    PAGE_PARENT_OLDEST = page!("o.parent = $7", ">", "asc");
     PAGE_LIVE_NEWEST = page!(
         "o.state in ('submitted', 'awaitingApproval', 'queued', 'running', 'unwinding', 'stuck')", "<", "desc");
     PAGE_LIVE_OLDEST = page!(
@@ -83,6 +90,14 @@ pub struct OperationRow {
     /// The resource as it stood at the end.
     pub resource: Option<String>,
     pub event_seq: i64,
+    pub approval: Option<String>,
+    pub paused: Option<String>,
+    pub parent: Option<OperationId>,
+    pub children: Option<String>,
+    /// The cluster whose budget it counts against or waits for.
+    pub waits_for: Option<String>,
+    /// Of a queued one, when it was read: its place, and who has the slots.
+    pub queue: Option<(u32, Vec<OperationId>)>,
 }
 
 /// Which operations.
@@ -93,6 +108,7 @@ pub struct OperationFilter {
     pub states: Option<Vec<String>>,
     pub target: Option<String>,
     pub actor: Option<String>,
+    pub parent: Option<OperationId>,
 }
 
 /// What goes over the wire for a row.
@@ -105,17 +121,17 @@ pub fn operation_dto(row: &OperationRow) -> Result<Operation, StoreError> {
         phase: row.phase.clone(),
         progress: json("an operation's progress", &row.progress)?,
         blockers: json("an operation's blockers", &row.blockers)?,
-        paused: None,
+        paused: row.paused.as_deref().map(|text| json("an operation's pause", text)).transpose()?,
         actor: row.actor.clone(),
         reason: row.reason.clone(),
         change_ticket: row.change_ticket.clone(),
         params: json("an operation's parameters", &row.params)?,
         digest: row.digest.clone(),
-        approval: None,
+        approval: row.approval.as_deref().map(|text| json("an operation's gate", text)).transpose()?,
         cancel: row.cancel.as_deref().map(|text| json("an operation's cancel", text)).transpose()?,
-        queue: None,
-        parent: None,
-        children: None,
+        queue: row.queue.clone().map(|(position, holders)| Queue { position, holders }),
+        parent: row.parent,
+        children: row.children.as_deref().map(|text| json("an operation's children", text)).transpose()?,
         created_at: row.created_at,
         started_at: row.started_at,
         finished_at: row.finished_at,
@@ -161,6 +177,8 @@ pub async fn page(
     const LIVE: &[&str] = &["submitted", "awaitingApproval", "queued", "running", "unwinding", "stuck"];
     let live = filter.states.as_ref().is_some_and(|states| states.iter().all(|state| LIVE.contains(&state.as_str())));
     let statement = match (filter.target.is_some(), live, oldest_first) {
+        (false, _, false) if filter.parent.is_some() => PAGE_PARENT_NEWEST,
+        (false, _, true) if filter.parent.is_some() => PAGE_PARENT_OLDEST,
         (true, _, false) => PAGE_TARGET_NEWEST,
         (true, _, true) => PAGE_TARGET_OLDEST,
         (false, true, false) => PAGE_LIVE_NEWEST,
@@ -175,10 +193,20 @@ pub async fn page(
         .bind(&filter.actor)
         .bind(after)
         .bind(i64::from(limit))
+        .bind(filter.parent)
         .fetch_all(pool)
         .await?;
     rows.iter().map(from_row).collect()
 }
+
+/// Open gates, oldest operations first, behind the operation `after`.
+pub async fn at_gates(pool: &PgPool, after: Option<OperationId>, limit: u32) -> Result<Vec<OperationRow>, StoreError> {
+    let filter = OperationFilter { states: Some(vec!["awaitingApproval".to_owned()]), ..OperationFilter::default() };
+    page(pool, &filter, true, after, limit).await
+}
+
+/// How many columns `operation_columns!` has; others come behind them.
+pub(crate) const COLUMNS: usize = 30;
 
 /// Reads the columns of `operation_columns!`.
 pub(crate) fn from_row(row: &PgRow) -> Result<OperationRow, StoreError> {
@@ -209,5 +237,14 @@ pub(crate) fn from_row(row: &PgRow) -> Result<OperationRow, StoreError> {
         changed: row.try_get(20)?,
         resource: row.try_get(21)?,
         event_seq: row.try_get(22)?,
+        approval: row.try_get(23)?,
+        paused: row.try_get(24)?,
+        parent: row.try_get(25)?,
+        children: row.try_get(26)?,
+        waits_for: row.try_get(27)?,
+        queue: row
+            .try_get::<Option<i64>, _>(28)?
+            .map(|place| Ok::<_, StoreError>((super::count(place), row.try_get::<Option<Vec<OperationId>>, _>(29)?.unwrap_or_default())))
+            .transpose()?,
     })
 }

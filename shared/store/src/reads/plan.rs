@@ -1,6 +1,7 @@
 //! What the plan of a drain is computed from.
 
 use omnirelay_contract::rest::Workload;
+use omnirelay_workflow::WorkloadId;
 use omnirelay_workflow::placement::Candidate;
 use omnirelay_workflow::resource::Health;
 use sqlx::{PgPool, Row};
@@ -19,6 +20,8 @@ statements! {
         from peers p left join peer_observed o on o.peer = p.id
         where p.cluster = $1 and p.id <> $2
         order by p.id";
+    NOT_RESTORABLE = "
+        select id from workloads where peer = any($1) and not restorable order by id limit 100";
     WORKLOADS = "
         select id, service, peer, load, labels::text, handover, restorable, ready, remaining, unit, epoch, state
         from workloads where peer = $1 order by id";
@@ -46,4 +49,10 @@ pub async fn candidates(pool: &PgPool, cluster: &str, except: &str) -> Result<Ve
 /// All that a peer owns.
 pub async fn workloads(pool: &PgPool, peer: &str) -> Result<Vec<Workload>, StoreError> {
     sqlx::query(WORKLOADS).bind(peer).fetch_all(pool).await?.iter().map(workload_dto).collect()
+}
+
+/// Of what these peers own, the first hundred whose release cannot be taken back.
+pub async fn not_restorable(pool: &PgPool, peers: &[&str]) -> Result<Vec<WorkloadId>, StoreError> {
+    let ids: Vec<String> = sqlx::query_scalar(NOT_RESTORABLE).bind(peers).fetch_all(pool).await?;
+    ids.iter().map(|id| word("a workload's id", id)).collect()
 }

@@ -64,6 +64,8 @@ enum Action {
     Cancel {
         keep_moved: bool,
     },
+    /// Paused, or resumed.
+    Pause(bool),
     Silence(PeerId),
     Return(PeerId),
     CordonTarget(PeerId),
@@ -109,6 +111,7 @@ struct Budget {
     faults: u32,
     ticks: u32,
     cancels: u32,
+    pauses: u32,
 }
 
 #[derive(Clone)]
@@ -123,6 +126,9 @@ struct Sim {
     agents: BTreeMap<PeerId, Agent>,
     health: BTreeMap<PeerId, Health>,
     cordoned: BTreeSet<PeerId>,
+    paused: bool,
+    /// How many workloads may be moving at once.
+    service_budget: Option<u32>,
     rows: Vec<Row>,
     reports: Vec<(PeerId, CommandId, Outcome)>,
     /// What the worker has heard already; it may hear it again.
@@ -176,6 +182,8 @@ impl Sim {
             agents,
             health,
             cordoned: BTreeSet::new(),
+            paused: false,
+            service_budget: None,
             rows: Vec::new(),
             reports: Vec::new(),
             heard: Vec::new(),
@@ -236,6 +244,9 @@ impl Sim {
             all.push(Action::Cancel { keep_moved: false });
             all.push(Action::Cancel { keep_moved: true });
         }
+        if self.paused || self.budget.pauses > 0 {
+            all.push(Action::Pause(!self.paused));
+        }
         if faulty {
             let elsewhere = |w: &&Workload| w.operation.is_none() && w.peer != self.run.peer;
             all.extend(self.records.values().filter(elsewhere).map(|w| Action::MoveOn(w.id.clone())));
@@ -256,6 +267,7 @@ impl Sim {
                 | Action::Expire(_)
                 | Action::Tick
                 | Action::Cancel { .. }
+                | Action::Pause(_)
                 | Action::Return(_)
         ) {
             self.budget.faults = self.budget.faults.saturating_sub(1);
@@ -307,6 +319,11 @@ impl Sim {
                 self.budget.cancels = self.budget.cancels.saturating_sub(1);
                 let cancel = Cancel { by: "ana".to_owned(), at: self.now, reason: None, keep_moved: *keep_moved };
                 self.input(&Input::Cancel(cancel));
+            }
+            Action::Pause(paused) => {
+                self.paused = *paused;
+                self.budget.pauses = self.budget.pauses.saturating_sub(u32::from(*paused));
+                self.input(&Input::Timer);
             }
             Action::Silence(p) => self.agent(p).silent = true,
             Action::Return(p) => {
@@ -421,7 +438,10 @@ impl Sim {
         self.agents.values_mut().for_each(|agent| agent.silent = false);
         self.health.values_mut().for_each(|health| *health = Health::Healthy);
         self.cordoned.clear();
-        self.budget = Budget { faults: 0, ticks: u32::MAX, cancels: 0 };
+        self.budget = Budget { faults: 0, ticks: u32::MAX, cancels: 0, pauses: 0 };
+        if self.paused {
+            self.act(&Action::Pause(false));
+        }
         for _ in 0..2000 {
             let ended = matches!(self.run.phase, Phase::Ended(_));
             let action = self.actions().into_iter().find(|action| {

@@ -18,6 +18,7 @@ impl Stepper<'_> {
             let again = self.run.moves.get(id).is_some_and(|m| m.at == At::Moved && m.copy.as_ref() != Some(&source));
             if free && (again && record.operation.is_none() || !self.run.moves.contains_key(id)) {
                 self.run.moves.insert(id.clone(), Move::new(record));
+                self.run.leftovers.remove(id);
                 arrived = true;
             }
         }
@@ -49,7 +50,7 @@ impl Stepper<'_> {
                 }
             }
         }
-        if matches!(self.run.phase, Phase::Stopping) {
+        if matches!(self.run.phase, Phase::Stopping) || self.world.paused.is_some() {
             return;
         }
         let mut free = self.free_slots();
@@ -59,7 +60,7 @@ impl Stepper<'_> {
             }
             let Some(m) = self.run.moves.get(id) else { continue };
             let due = matches!(&m.at, At::Waiting { not_before } if not_before.is_none_or(|at| at <= self.now));
-            if due && m.on_source {
+            if due && m.on_source && self.within_budget(id) {
                 self.begin(id);
                 free -= self.slots(id);
             }

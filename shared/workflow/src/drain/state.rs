@@ -78,8 +78,31 @@ pub struct Drain {
     pub moves: BTreeMap<WorkloadId, Move>,
     /// What the phase itself waits for, where it is not a move.
     pub trouble: Option<Trouble>,
+    /// Somebody has paused it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Trouble>,
     /// Copies that may still run where nobody could be reached to end them: `(workload, peer, why)`.
     pub strays: Vec<(WorkloadId, PeerId, String)>,
+    /// What the source's agent lists although the record has it elsewhere and this drain did not move it there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub leftovers: BTreeMap<WorkloadId, Leftover>,
+}
+
+impl Drain {
+    /// The workloads whose records a step may need, wherever they are now.
+    pub fn touched(&self) -> impl Iterator<Item = &WorkloadId> {
+        self.moves.keys().chain(self.leftovers.keys())
+    }
+}
+
+/// A copy that an earlier, abandoned operation has left on the source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Leftover {
+    /// Its release.
+    pub ask: Ask,
+    /// Why it is still there.
+    pub why: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -74,21 +74,7 @@ impl Drain {
 
     fn blockers(&self) -> Vec<Blocker> {
         let moves = self.moves.values().filter(|m| !m.at.is_final()).filter_map(|m| m.trouble.as_ref());
-        let mut blockers: Vec<Blocker> = Vec::new();
-        for trouble in self.trouble.iter().chain(moves) {
-            if blockers.iter().any(|b| b.code == trouble.code && b.subject == trouble.subject) {
-                continue;
-            }
-            blockers.push(Blocker {
-                code: trouble.code,
-                subject: trouble.subject.clone(),
-                message: trouble.message.clone(),
-                since: trouble.since,
-            });
-        }
-        blockers.sort_by(|a, b| a.since.cmp(&b.since).then_with(|| a.subject.cmp(&b.subject)));
-        blockers.truncate(MAX_BLOCKERS);
-        blockers
+        blockers(self.paused.iter().chain(&self.trouble).chain(moves))
     }
 
     fn result(&self) -> Value {
@@ -127,4 +113,23 @@ impl Drain {
             "forced": self.forced && !self.strays.is_empty(),
         })
     }
+}
+
+/// Each trouble once, the oldest first, and not too many of them.
+pub(crate) fn blockers<'a>(troubles: impl Iterator<Item = &'a Trouble>) -> Vec<Blocker> {
+    let mut blockers: Vec<Blocker> = Vec::new();
+    for trouble in troubles {
+        if blockers.iter().any(|b| b.code == trouble.code && b.subject == trouble.subject) {
+            continue;
+        }
+        blockers.push(Blocker {
+            code: trouble.code,
+            subject: trouble.subject.clone(),
+            message: trouble.message.clone(),
+            since: trouble.since,
+        });
+    }
+    blockers.sort_by(|a, b| a.since.cmp(&b.since).then_with(|| a.subject.cmp(&b.subject)));
+    blockers.truncate(MAX_BLOCKERS);
+    blockers
 }

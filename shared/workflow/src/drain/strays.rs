@@ -88,6 +88,85 @@ impl Stepper<'_> {
         true
     }
 
+    /// Releases what the source's agent lists although it is at home elsewhere: an earlier drain was stopped, or an operation was
+    /// resolved by hand, before the old copy here had ended. Answers what the verification waits for.
+    ///
+    /// The command carries the record's own epoch. No agent has been given a higher one, so the source takes it; and the record
+    /// does not change, so that its owner, and whoever moves it next, are not disturbed.
+    pub(super) fn release_leftovers(&mut self, listed: &[WorkloadId]) -> String {
+        let source = self.run.peer.clone();
+        self.run.leftovers.retain(|id, _| listed.contains(id));
+        for id in listed {
+            let record = self.world.workloads.get(id);
+            if record.is_some_and(|record| record.peer == source) {
+                self.run.leftovers.remove(id);
+                continue;
+            }
+            let known = self.run.leftovers.entry(id.clone());
+            let none = Ask { command: None, tries: 0, retry_at: None };
+            // Its record is loaded for the next step.
+            let left = known.or_insert_with(|| Leftover { ask: none, why: "its record is looked for".to_owned() });
+            let (ask, said) = (left.ask.clone(), left.why.clone());
+            let Some(record) = record.filter(|_| ask.is_due(self.now)) else { continue };
+            match self.at_home(record) {
+                Err(why) => self.keep_leftover(id, ask, why),
+                Ok(()) if self.world.paused.is_some() => self.keep_leftover(id, ask, "not while paused".to_owned()),
+                Ok(()) if !self.leftover_slot() => {}
+                Ok(()) => {
+                    let target = (id.clone(), record.epoch);
+                    // Where it has failed before, what was said then stays the reason.
+                    let first = ask.tries == 0;
+                    let why = format!("a copy of what runs on {} is being released", record.peer);
+                    let why = if first { why } else { said };
+                    let ask = self.give(source.clone(), CommandKind::Release, Some(target), ask.tries, false);
+                    self.keep_leftover(id, ask, why);
+                }
+            }
+        }
+        let told = listed.iter().find_map(|id| self.run.leftovers.get(id).map(|left| (id, left.why.as_str())));
+        match (told, listed.first()) {
+            (Some((id, why)), _) => format!("its agent still lists {} workloads, {id} among them: {why}", listed.len()),
+            (None, Some(id)) => format!("its agent still lists {} workloads, {id} among them", listed.len()),
+            (None, None) => "its agent lists nothing".to_owned(),
+        }
+    }
+
+    /// Whether its owner does without the copy here.
+    fn at_home(&self, record: &Workload) -> Result<(), String> {
+        if record.state == WorkloadState::Moving || record.operation.is_some() {
+            let by = record.operation.map_or_else(|| "another operation".to_owned(), |id| format!("operation {id}"));
+            return Err(format!("{by} is moving it"));
+        }
+        let owner = self.world.candidates.iter().find(|candidate| candidate.peer == record.peer);
+        if !record.ready || owner.is_some_and(|owner| owner.health != Health::Healthy) {
+            return Err(format!("its record is on {}, where it is not well", record.peer));
+        }
+        Ok(())
+    }
+
+    fn leftover_slot(&self) -> bool {
+        let out = self.run.leftovers.values().filter(|left| left.ask.command.is_some()).count();
+        out < self.run.params.max_concurrent.max(1) as usize
+    }
+
+    fn keep_leftover(&mut self, id: &WorkloadId, ask: Ask, why: String) {
+        self.run.leftovers.insert(id.clone(), Leftover { ask, why });
+    }
+
+    /// What came of such a release. The next list shows whether it is gone, or it is asked for again.
+    pub(super) fn leftover_reported(&mut self, command: &CommandId, outcome: Outcome) {
+        let known = self.run.leftovers.iter().find(|(_, left)| left.ask.waits_for(command));
+        let Some((id, ask)) = known.map(|(id, left)| (id.clone(), left.ask.clone())) else { return };
+        let tries = ask.tries + 1;
+        let again = Ask { command: None, tries, retry_at: later(self.now, retry_delay(tries)) };
+        match outcome {
+            Outcome::Done | Outcome::Listed { .. } => drop(self.run.leftovers.remove(&id)),
+            Outcome::Busy { message, .. } | Outcome::NotReady { message } => self.keep_leftover(&id, ask, message),
+            Outcome::Failed { message } | Outcome::Refused { message } => self.keep_leftover(&id, again, message),
+            Outcome::Expired { .. } => self.keep_leftover(&id, again, "its release was not answered".to_owned()),
+        }
+    }
+
     fn stray(&mut self, id: &WorkloadId, peer: PeerId, why: &str) {
         if !self.run.strays.iter().any(|(known, at, _)| known == id && *at == peer) {
             self.run.strays.push((id.clone(), peer, why.to_owned()));

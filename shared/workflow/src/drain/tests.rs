@@ -1,6 +1,8 @@
 //! A drain, told in sentences: what is heard, what is asked, what is said in the end.
 
 mod deadline;
+mod holdups;
+mod leftovers;
 mod unwinding;
 
 use serde_json::{Value, json};
@@ -60,6 +62,7 @@ fn drain(kinds: &[Handover], params: DrainParams) -> Play {
         inbound: 0,
         workloads: records.map(|w| (w.id.clone(), w)).collect(),
         candidates: Arc::new(vec![candidate("t1"), candidate("t2")]),
+        ..World::default()
     };
     let step = start(request(params), &world, Timestamp::UNIX_EPOCH);
     let mut play = Play {

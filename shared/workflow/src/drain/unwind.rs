@@ -15,6 +15,7 @@ impl Stepper<'_> {
         }
         self.void = true;
         self.run.trouble = None;
+        self.run.leftovers.clear();
         self.run.phase = Phase::Unwinding { cause, keep_moved };
         let ids: Vec<WorkloadId> = self.run.moves.keys().cloned().collect();
         for id in &ids {

@@ -25,7 +25,7 @@ fn call(verb: Verb) -> Call {
         unit: Some("shop@1".to_owned()),
         epoch: 4,
     };
-    Call { verb, peer: PeerId::parse("p1").unwrap(), target: Some(target), holds: Vec::new() }
+    Call { verb, peer: PeerId::parse("p1").unwrap(), target: Some(target), holds: Vec::new(), cluster: None }
 }
 
 async fn answer(body: &str, timeout: Duration) -> Answer {

@@ -55,7 +55,9 @@ fn id(text: &str) -> WorkloadId {
 
 async fn ask(driver: &ProcessDriver, verb: Verb, workload: &str) -> Answer {
     let target = Target { id: id(workload), service: "web".to_owned(), unit: None, epoch: 1 };
-    driver.call(Call { verb, peer: PeerId::parse("p1").unwrap(), target: Some(target), holds: vec![] }).await
+    driver
+        .call(Call { verb, peer: PeerId::parse("p1").unwrap(), target: Some(target), holds: vec![], cluster: None })
+        .await
 }
 
 /// Asks until the answer is as wanted.
@@ -185,6 +187,7 @@ async fn what_has_no_template_cannot_be_acquired() {
     let driver = ProcessDriver::open(ProcessOptions { start: vec![], ..options(folder.path()) }).unwrap();
     let target = Target { id: id("w9"), service: "mail".to_owned(), unit: None, epoch: 1 };
     let peer = PeerId::parse("p1").unwrap();
-    let answer = driver.call(Call { verb: Verb::Acquire, peer, target: Some(target), holds: vec![] }).await;
+    let answer =
+        driver.call(Call { verb: Verb::Acquire, peer, target: Some(target), holds: vec![], cluster: None }).await;
     assert_eq!(answer, Answer::failed("the service \"mail\" has no template in the agent's configuration"));
 }

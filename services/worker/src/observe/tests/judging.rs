@@ -35,7 +35,7 @@ async fn what_is_older_than_the_record_is_not_taken() {
     let options = ObserverOptions {
         pool: world.pool.clone(),
         bus: world.bus.clone(),
-        timeout: Duration::from_secs(60),
+        settings: LiveSettings::load(&world.pool).await.expect("settings"),
         wake,
         published: Arc::new(Notify::new()),
     };

@@ -34,7 +34,7 @@ pub(super) fn always(sim: &Sim) {
         }
     }
     let out = asks.iter().any(|ask| ask.command.is_some());
-    assert!(out || sim.wake_at.is_some(), "nothing is out and nothing will wake it\n{}", told(sim));
+    assert!(out || sim.paused || sim.wake_at.is_some(), "nothing is out and nothing will wake it\n{}", told(sim));
     let json = serde_json::to_string(&sim.run).expect("JSON");
     assert_eq!(serde_json::from_str::<Drain>(&json).expect("a drain"), sim.run, "what is stored is what was meant");
 }
@@ -52,6 +52,15 @@ pub(super) fn step(sim: &Sim, step: &Step) {
     let after = step.next.moves.values().filter(|m| m.in_flight()).count();
     let most = step.next.params.max_concurrent.max(1) as usize;
     assert!(after <= most.max(before), "{after} in flight of at most {most}\n{}", told(sim));
+    let begun = step.events.iter().filter(|event| matches!(event, Event::Moving { .. })).count() as u32;
+    assert!(begun == 0 || !sim.paused, "nothing is begun while it is paused\n{}", told(sim));
+    let forced = step.next.forced && sim.health[&sim.run.peer] == Health::Unreachable;
+    if let Some(most) = sim.service_budget.filter(|_| begun > 0 && !forced) {
+        let mut after = sim.clone();
+        after.commit(step.clone());
+        let moving = after.load().unavailable;
+        assert!(moving <= most, "{moving} moving of at most {most}, {begun} of them begun now\n{}", told(sim));
+    }
 }
 
 /// Nothing is left to do after a step, and what was heard already says nothing new.

@@ -29,7 +29,18 @@ impl Sim {
             inbound: 0,
             workloads: self.records.clone(),
             candidates: std::sync::Arc::new(candidates),
+            services: std::sync::Arc::new(BTreeMap::from([("checkout".to_owned(), self.load())])),
+            service_budgets: std::sync::Arc::new(
+                self.service_budget.map(|most| ("checkout".to_owned(), Amount::Count(most))).into_iter().collect(),
+            ),
+            paused: self.paused.then(|| "ana has paused it".to_owned()),
         }
+    }
+
+    /// All workloads are of one service.
+    pub(super) fn load(&self) -> ServiceLoad {
+        let unavailable = self.records.values().filter(|w| w.state == WorkloadState::Moving).count() as u32;
+        ServiceLoad { total: self.records.len() as u32, unavailable }
     }
 
     /// Applies a step as the worker does: all of it or, where the worker dies before, nothing.

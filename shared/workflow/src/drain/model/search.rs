@@ -30,8 +30,9 @@ fn workloads(kinds: &str) -> Vec<Workload> {
 fn fingerprint(sim: &Sim) -> u64 {
     let mut hasher = DefaultHasher::new();
     serde_json::to_string(&sim.run).expect("JSON").hash(&mut hasher);
-    let Sim { now, wake_at, holds, records, targets, agents, health, cordoned, rows, reports, budget, .. } = sim;
-    format!("{now:?}{wake_at:?}{holds:?}{targets:?}{agents:?}{health:?}{cordoned:?}{reports:?}{budget:?}")
+    let Sim { now, wake_at, holds, records, targets, agents, health, cordoned, paused, rows, reports, budget, .. } =
+        sim;
+    format!("{now:?}{wake_at:?}{holds:?}{targets:?}{agents:?}{health:?}{cordoned:?}{paused}{reports:?}{budget:?}")
         .hash(&mut hasher);
     for row in rows {
         (row.command.id.as_str(), row.sent, row.accepted, row.on_wire, row.done).hash(&mut hasher);
@@ -88,9 +89,12 @@ fn worlds() -> impl Strategy<Value = Sim> {
         1 => Just((Some(40), OnDeadline::Cancel)),
         2 => Just((Some(40), OnDeadline::Force)),
     ];
-    ("[fxrn]{1,4}", deadline, 1u32..4, 0u32..8, 0u32..20, 0u32..3).prop_map(
-        |(kinds, (secs, on_deadline), most, faults, ticks, cancels)| {
-            Sim::new(params(secs, on_deadline, most), &workloads(&kinds), Budget { faults, ticks, cancels })
+    let budgets = (0u32..8, 0u32..20, 0u32..3, 0u32..3);
+    ("[fxrn]{1,4}", deadline, 1u32..4, budgets, prop::option::of(1u32..3)).prop_map(
+        |(kinds, (secs, on_deadline), most, (faults, ticks, cancels, pauses), service_budget)| {
+            let budget = Budget { faults, ticks, cancels, pauses };
+            let sim = Sim::new(params(secs, on_deadline, most), &workloads(&kinds), budget);
+            Sim { service_budget, ..sim }
         },
     )
 }
@@ -108,8 +112,19 @@ proptest! {
 #[test]
 fn every_order_of_things_ends_as_promised() {
     for kinds in ["f", "x", "r", "n"] {
-        let states = explore(kinds, params(None, OnDeadline::Hold, 1), Budget { faults: 0, ticks: 1, cancels: 1 });
+        let states =
+            explore(kinds, params(None, OnDeadline::Hold, 1), Budget { faults: 0, ticks: 1, cancels: 1, pauses: 0 });
         assert!(states > 30, "{kinds}: {states}");
+    }
+}
+
+/// It is paused and resumed anywhere, and cancelled while it is.
+#[test]
+fn a_pause_anywhere_ends_as_promised() {
+    for kinds in ["f", "x", "r"] {
+        let states =
+            explore(kinds, params(None, OnDeadline::Hold, 1), Budget { faults: 0, ticks: 0, cancels: 0, pauses: 1 });
+        assert!(states > 20, "{kinds}: {states}");
     }
 }
 
@@ -117,11 +132,13 @@ fn every_order_of_things_ends_as_promised() {
 #[test]
 fn one_fault_anywhere_and_a_cancel_anywhere_end_as_promised() {
     for kinds in ["f", "x", "r", "n"] {
-        let states = explore(kinds, params(None, OnDeadline::Hold, 1), Budget { faults: 1, ticks: 0, cancels: 0 });
+        let states =
+            explore(kinds, params(None, OnDeadline::Hold, 1), Budget { faults: 1, ticks: 0, cancels: 0, pauses: 0 });
         assert!(states > 100, "{kinds}: {states}");
     }
     for kinds in ["fx", "xr"] {
-        let states = explore(kinds, params(None, OnDeadline::Hold, 2), Budget { faults: 0, ticks: 0, cancels: 0 });
+        let states =
+            explore(kinds, params(None, OnDeadline::Hold, 2), Budget { faults: 0, ticks: 0, cancels: 0, pauses: 0 });
         assert!(states > 30, "{kinds}: {states}");
     }
 }

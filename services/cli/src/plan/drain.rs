@@ -1,33 +1,17 @@
-//! What a drain would do, as lines that can be read before it is confirmed.
+//! The plan of one peer's drain: what moves where, who is left, what a cancel could restore.
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
 use omnirelay_contract::rest::{DrainBody, DrainImpact, Plan, PlannedMove};
 use omnirelay_contract::workflow::resource::Handover;
 
-use crate::output::age;
-
-/// Where and as whom the plan would be carried out.
-#[derive(Debug, Clone, Copy)]
-pub struct Setting<'a> {
-    pub context: &'a str,
-    /// The token's subject, if it tells.
-    pub actor: Option<&'a str>,
-    pub now: Timestamp,
-}
+use super::{Setting, blockers, budget, deadline, gates, held, line};
 
 /// The lines of a drain's plan. An `impact` that is not understood (a newer server) is shown as it is.
-pub fn drain(plan: &Plan, name: &str, request: &DrainBody, setting: Setting<'_>) -> Vec<String> {
+pub fn lines(plan: &Plan, name: &str, request: &DrainBody, setting: Setting<'_>) -> Vec<String> {
     let impact = serde_json::from_value::<DrainImpact>(plan.impact.clone()).ok();
-    let mut head = format!("PLAN drain {name}   context {}", setting.context);
-    if let Some(impact) = &impact {
-        head.push_str(&format!("   cluster {}", impact.cluster));
-    }
-    if let Some(actor) = setting.actor {
-        head.push_str(&format!("   as {actor}"));
-    }
-    let mut lines = vec![head];
+    let cluster = impact.as_ref().map(|impact| format!("   cluster {}", impact.cluster)).unwrap_or_default();
+    let mut lines = vec![setting.head(&format!("drain {name}"), &cluster)];
     match &impact {
         Some(impact) => {
             lines.extend(moves(&impact.moves));
@@ -41,23 +25,14 @@ pub fn drain(plan: &Plan, name: &str, request: &DrainBody, setting: Setting<'_>)
                     impact.cluster, impact.peers_available, impact.peers_available_after
                 ),
             ));
-            for hold in &impact.holds {
-                let why = hold.change_ticket.as_ref().or(hold.reason.as_ref());
-                let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
-                lines.push(line("warn", &format!("{name} already held by {}{why}: stays so", hold.owner)));
-            }
+            lines.extend(impact.budgets.iter().filter_map(budget));
+            lines.extend(impact.holds.iter().map(|hold| held(name, hold)));
         }
         None => lines.push(line("impact", &plan.impact.to_string())),
     }
-    for blocker in &plan.blockers {
-        let since = age(blocker.since, setting.now);
-        lines.push(line("wait", &format!("{} {}: {}   {since}", blocker.code, blocker.subject, blocker.message)));
-    }
-    if let Some(deadline) = request.deadline {
-        let then = request.on_deadline.map_or("hold", |then| then.as_str());
-        let warning = if then == "force" { "; the rest may then run twice" } else { "" };
-        lines.push(line("deadline", &format!("{}, then {then}{warning}", humantime::format_duration(deadline.0))));
-    }
+    lines.extend(blockers(plan, setting));
+    lines.extend(deadline(request.deadline, request.on_deadline));
+    lines.extend(gates(plan));
     if let Some(impact) = &impact {
         lines.push(line("cancel", &cancel(impact, request.keep_moved)));
     }
@@ -118,13 +93,10 @@ fn cancel(impact: &DrainImpact, keep_moved: bool) -> String {
     format!("can restore {} of {all}, not {}{more}", all.saturating_sub(lost), names.join(", "))
 }
 
-fn line(word: &str, rest: &str) -> String {
-    format!("  {word:<8} {rest}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jiff::Timestamp;
     use omnirelay_contract::rest::{Confirmation, Humantime};
     use omnirelay_contract::workflow::drain::OnDeadline;
     use serde_json::json;
@@ -150,7 +122,7 @@ mod tests {
 
     fn check(plan: &Plan, request: &DrainBody, expected: &str) {
         let now = "2026-11-23T12:00:45Z".parse().expect("time");
-        let lines = drain(plan, "web-07", request, Setting { context: "prod", actor: Some("ana"), now });
+        let lines = lines(plan, "web-07", request, Setting { context: "prod", actor: Some("ana"), now });
         assert_eq!(lines.join("\n"), expected);
     }
 
