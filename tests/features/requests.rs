@@ -259,6 +259,7 @@ async fn metrics_name_what_the_contract_promises() {
         "omnirelay_consumer_pending",
         "omnirelay_audit_lag_seconds",
         "omnirelay_sse_clients",
+        "omnirelay_approvals_pending",
         "omnirelay_effect_attempts_total",
         "omnirelay_agents",
     ];

@@ -44,6 +44,15 @@ impl Api {
         Self { token: token.map(str::to_owned), ..self.clone() }
     }
 
+    /// Where it asks.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
     pub fn ask(&self, method: Method, path: &str) -> Ask {
         let request = self.http.request(method, format!("{}{path}", self.base)).timeout(Duration::from_secs(75));
         Ask(match &self.token {
@@ -58,6 +67,44 @@ impl Api {
 
     pub fn post(&self, path: &str, body: &Value) -> Ask {
         Ask(self.ask(Method::POST, path).0.json(body))
+    }
+
+    pub fn put(&self, path: &str, body: &Value) -> Ask {
+        Ask(self.ask(Method::PUT, path).0.json(body))
+    }
+
+    pub fn patch(&self, path: &str, body: &Value) -> Ask {
+        Ask(self.ask(Method::PATCH, path).0.json(body))
+    }
+
+    /// A mutation with the confirmation of its plan, where it wants one: the answer to the confirmed request.
+    pub async fn confirmed(&self, method: Method, path: &str, if_match: Option<&str>, body: &Value) -> Answer {
+        let send = async |body: &Value| {
+            let ask = Ask(self.ask(method.clone(), path).0.json(body));
+            match if_match {
+                Some(tag) => ask.header("if-match", tag).send().await,
+                None => ask.send().await,
+            }
+        };
+        let asked = send(body).await;
+        if asked.code() != "confirmation-required" {
+            return asked;
+        }
+        let mut confirmed = body.clone();
+        confirmed["confirmation"] = asked.body["plan"]["confirmation"]["token"].clone();
+        send(&confirmed).await
+    }
+
+    /// What is done to an operation: `POST /control/operations/{id}:{action}`.
+    pub async fn act(&self, operation: &str, action: &str, body: &Value) -> Answer {
+        self.post(&format!("/control/operations/{operation}:{action}"), body).send().await
+    }
+
+    /// A resource with its ETag.
+    pub async fn tagged(&self, path: &str) -> (Value, String) {
+        let answer = self.get(path).send().await;
+        let tag = answer.expect(200).header("etag").to_owned();
+        (answer.body, tag)
     }
 
     /// The body of a read that must succeed.
@@ -121,7 +168,7 @@ impl Api {
         eventually_ok(format!("operation {id} ends"), within, async || {
             let answer = self.get(&format!("/control/operations/{id}")).try_send().await.map_err(|e| e.to_string())?;
             let state = answer.body["state"].as_str().unwrap_or("");
-            let over = ["succeeded", "refused", "cancelled", "failed", "stuck"].contains(&state);
+            let over = ["succeeded", "refused", "cancelled", "failed", "stuck", "rejected", "expired"].contains(&state);
             if over { Ok(answer.body) } else { Err(format!("{} {}", answer.status, answer.body)) }
         })
         .await

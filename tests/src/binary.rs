@@ -1,4 +1,4 @@
-//! The binary under test: built once per test process, in the profile of the tests.
+//! The binaries under test: built once per test process, in the profile of the tests.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -12,15 +12,28 @@ use std::sync::LazyLock;
 pub fn binary() -> &'static PathBuf {
     static BINARY: LazyLock<PathBuf> = LazyLock::new(|| match std::env::var_os("OMNIRELAY_BIN") {
         Some(path) => path.into(),
-        None => build(),
+        None => build("omnirelay"),
     });
     &BINARY
 }
 
-fn build() -> PathBuf {
+/// The path of the approval bot, found in the same way; `OMNIRELAY_BOT_BIN` names one that exists already.
+///
+/// # Panics
+/// If it cannot be built.
+pub fn bot_binary() -> &'static PathBuf {
+    static BINARY: LazyLock<PathBuf> = LazyLock::new(|| match std::env::var_os("OMNIRELAY_BOT_BIN") {
+        Some(path) => path.into(),
+        None => build("omnirelay-approval-bot"),
+    });
+    &BINARY
+}
+
+/// Package and binary have one name.
+fn build(name: &str) -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--package", "omnirelay", "--bin", "omnirelay", "--message-format=json"]);
+    command.args(["build", "--package", name, "--bin", name, "--message-format=json"]);
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
@@ -33,11 +46,11 @@ fn build() -> PathBuf {
         }
     }
     let output = command.output().expect("cargo runs");
-    assert!(output.status.success(), "the binary cannot be built");
+    assert!(output.status.success(), "{name} cannot be built");
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "omnirelay")
+        .filter(|message| message["target"]["name"] == name)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
         .expect("cargo names the executable")
 }

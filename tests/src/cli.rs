@@ -112,6 +112,12 @@ impl Terminal {
         }
     }
 
+    /// Waits so long for what comes next, instead of half a minute.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.session.set_expect_timeout(Some(patience));
+        self
+    }
+
     pub fn type_line(&mut self, text: &str) {
         self.session.send_line(text).expect("somebody reads");
     }

@@ -32,7 +32,7 @@ impl Event {
 
     /// The end of its operation.
     pub fn is_end(&self) -> bool {
-        ["succeeded", "refused", "cancelled", "failed", "stuck"]
+        ["succeeded", "refused", "cancelled", "failed", "stuck", "rejected", "expired"]
             .iter()
             .any(|state| self.what() == format!("operations.{state}"))
     }

@@ -9,6 +9,9 @@ use crate::api::Api;
 /// What changes without anyone's decision, and what counts decisions: not part of a comparison.
 const PASSING: &[&str] = &["lastSeen", "health", "revision", "ready", "remaining", "unit", "epoch"];
 
+/// What agents tell, and no request.
+const OBSERVED: &[&str] = &["lastSeen", "health", "healthyPeers", "replicationLagMs"];
+
 /// Peers, their workloads, the cluster: each by a path.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Registry(BTreeMap<String, Value>);
@@ -23,6 +26,26 @@ impl Registry {
                 all.insert(format!("workloads/{}", workload["id"].as_str().expect("an id")), workload);
             }
             all.insert(format!("peers/{id}"), lasting(peer));
+        }
+        Self(all)
+    }
+
+    /// With the cluster itself, the settings, and every revision: what a refused request must leave to the last digit.
+    pub async fn to_the_digit(api: &Api, cluster: &str) -> Self {
+        let mut all = Self::of_cluster(api, cluster).await.0;
+        for mut peer in api.list(&format!("/control/peers?cluster={cluster}")).await {
+            let id = peer["id"].as_str().expect("an id").to_owned();
+            if let Value::Object(members) = &mut peer {
+                members.retain(|name, _| !OBSERVED.contains(&name.as_str()));
+            }
+            all.insert(format!("peers/{id}"), peer);
+        }
+        for path in [format!("clusters/{cluster}"), "config".to_owned()] {
+            let mut value = api.read(&format!("/control/{path}")).await;
+            if let Value::Object(members) = &mut value {
+                members.retain(|name, _| !OBSERVED.contains(&name.as_str()));
+            }
+            all.insert(path, value);
         }
         Self(all)
     }

@@ -64,6 +64,11 @@ impl Sse {
         self.until("the operation's end", |events| events.iter().any(Event::is_end)).await
     }
 
+    /// Reads a piece more. False: the stream is over, or was silent for too long.
+    pub async fn more(&mut self) -> bool {
+        self.read_more(PATIENCE).await
+    }
+
     /// False: over, or silent for too long.
     async fn read_more(&mut self, within: Duration) -> bool {
         match tokio::time::timeout(within, self.bytes.next()).await {
@@ -77,7 +82,8 @@ impl Sse {
     }
 
     fn take_frames(&mut self) {
-        while let Some((frame, rest)) = self.text.split_once("\n\n") {
+        let mut taken = 0;
+        while let Some((frame, rest)) = self.text[taken..].split_once("\n\n") {
             let field = |name: &str| {
                 frame
                     .lines()
@@ -90,7 +96,8 @@ impl Sse {
                     body: serde_json::from_str(&data).expect("data is JSON"),
                 });
             }
-            self.text = rest.to_owned();
+            taken = self.text.len() - rest.len();
         }
+        self.text.drain(..taken);
     }
 }

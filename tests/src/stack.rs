@@ -38,11 +38,13 @@ pub struct StackOptions {
     pub workloads: usize,
     pub handover: &'static str,
     pub services: Services,
+    /// Of `dev`, beside this process's own.
+    pub env: Vec<(String, String)>,
 }
 
 impl Default for StackOptions {
     fn default() -> Self {
-        Self { clusters: 1, peers: 3, workloads: 4, handover: "5ms..20ms", services: Services::All }
+        Self { clusters: 1, peers: 3, workloads: 4, handover: "5ms..20ms", services: Services::All, env: Vec::new() }
     }
 }
 
@@ -125,6 +127,7 @@ impl Stack {
         command.args(["--peers", &self.options.peers.to_string()]);
         command.args(["--workloads", &self.options.workloads.to_string()]);
         command.args(["--handover", self.options.handover, "--services", services]);
+        command.envs(self.options.env.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -9,6 +9,7 @@ use omnirelay_contract::agent::{Command, Reply};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;
+use crate::traces::Trace;
 
 /// Takes commands until `stop`. `find` names the core that a peer's commands of a verb are for; none leaves the command unanswered.
 ///
@@ -62,7 +63,9 @@ fn take(message: Message, find: &impl Fn(&str, &str) -> Option<Found>) -> Option
             refused(format!("{} of {} came on the subject of {verb} of {peer}", command.verb, command.peer))
         }
         (Found::Refuses(message), Ok(_)) => refused(message),
-        (Found::Core(core), Ok(command)) => PendingReply::Later(core.submit(command)),
+        (Found::Core(core), Ok(command)) => {
+            PendingReply::Later(core.submit(command, Trace::of(message.headers.as_ref())))
+        }
     };
     Some(Pending { to: message.reply, reply })
 }

@@ -27,6 +27,7 @@ use crate::journal::{Admission, Finished, Journal, is_final};
 use crate::lag::Lag;
 use crate::observe::Observer;
 use crate::reports::Reports;
+use crate::traces::{Trace, Traces};
 
 /// A ready check is repeated after this, doubling up to the maximum.
 const READY_POLL: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(1));
@@ -50,6 +51,7 @@ pub struct Core {
     /// Told after every change, so that a heartbeat follows at once.
     pub changed: Arc<Notify>,
     lanes: Mutex<HashMap<LaneKey, Lane>>,
+    traces: Traces,
     runtime: Handle,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -101,6 +103,7 @@ impl Core {
             permits: parts.permits,
             changed: Arc::new(Notify::new()),
             lanes: Mutex::new(HashMap::new()),
+            traces: Traces::default(),
             runtime: Handle::current(),
             tasks: TaskTracker::new(),
             stop: parts.stop,
@@ -108,7 +111,7 @@ impl Core {
     }
 
     /// Admits a command: at once, in the order of the calls. What is returned resolves when the answer is durable.
-    pub fn submit(self: &Arc<Self>, command: Command) -> oneshot::Receiver<Reply> {
+    pub fn submit(self: &Arc<Self>, command: Command, trace: Option<Trace>) -> oneshot::Receiver<Reply> {
         let (answer, reply) = oneshot::channel();
         let now = Timestamp::now();
         if let Some(message) = self.misplaced(&command) {
@@ -119,13 +122,14 @@ impl Core {
             let _ = answer.send(if expired {
                 Reply::Refused { message: format!("expired at {}, it is {now} here", command.expires_at) }
             } else {
+                self.traces.begin(&command.id, trace);
                 self.spawn_list(command);
                 Reply::Accepted
             });
         } else {
             let core = self.clone();
             self.journal.admit(&command.clone(), now, move |admission, durable| {
-                let _ = answer.send(core.admitted(command, admission, durable));
+                let _ = answer.send(core.admitted(command, trace, admission, durable));
             });
         }
         reply
@@ -171,7 +175,13 @@ impl Core {
     }
 
     /// On the journal's thread: the order of these calls is the order of the lanes.
-    fn admitted(self: &Arc<Self>, command: Command, admission: Admission, durable: Result<(), String>) -> Reply {
+    fn admitted(
+        self: &Arc<Self>,
+        command: Command,
+        trace: Option<Trace>,
+        admission: Admission,
+        durable: Result<(), String>,
+    ) -> Reply {
         if let Err(message) = durable {
             return Reply::Refused { message };
         }
@@ -181,7 +191,10 @@ impl Core {
             Admission::Finished(finished) => {
                 self.reports.send(&self.journal, self.report(command.id, finished));
             }
-            Admission::Begin => self.enqueue(command),
+            Admission::Begin => {
+                self.traces.begin(&command.id, trace);
+                self.enqueue(command);
+            }
         }
         Reply::Accepted
     }
@@ -401,6 +414,7 @@ impl Core {
     fn conclude(&self, command: &Command, outcome: Outcome) {
         debug_assert!(is_final(&outcome), "{outcome:?} ends nothing");
         let finished = Finished { at: Timestamp::now(), outcome };
+        self.traces.end(command, &finished.outcome);
         self.journal.finish(&self.peer, &command.id, &finished);
         self.reports.send(&self.journal, self.report(command.id.clone(), finished));
         self.changed.notify_one();

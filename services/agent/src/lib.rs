@@ -23,6 +23,7 @@ mod link;
 mod observe;
 mod reports;
 mod state_file;
+mod traces;
 
 use tokio_util::sync::CancellationToken;
 

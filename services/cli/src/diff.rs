@@ -22,13 +22,13 @@ pub fn changed<'a>(old: &'a Value, new: &'a Value) -> Vec<(String, Option<&'a Va
 pub fn leaves(value: &Value) -> Vec<String> {
     let empty = Value::Object(Map::new());
     let tell = |value: Option<&Value>| value.map_or_else(|| "null".to_owned(), plain);
-    changed(&empty, value).into_iter().flat_map(|(key, _, new)| below(key, new, &tell)).collect()
+    changed(&empty, value).into_iter().flat_map(|(key, _, new)| below(&key, new, &tell)).collect()
 }
 
-fn below(key: String, value: Option<&Value>, tell: &dyn Fn(Option<&Value>) -> String) -> Vec<String> {
+fn below(key: &str, value: Option<&Value>, tell: &dyn Fn(Option<&Value>) -> String) -> Vec<String> {
     match value {
         Some(Value::Object(members)) if !members.is_empty() => {
-            members.iter().flat_map(|(name, value)| below(format!("{key}.{name}"), Some(value), tell)).collect()
+            members.iter().flat_map(|(name, value)| below(&format!("{key}.{name}"), Some(value), tell)).collect()
         }
         value => vec![format!("{key}={}", tell(value))],
     }
@@ -76,7 +76,9 @@ pub fn lines(old: &Value, new: &Value) -> Result<Vec<String>, Failure> {
     let yaml = |value: &Value| {
         serde_saphyr::to_string(value).map_err(|error| Failure::error(format!("it cannot be shown as YAML: {error}")))
     };
-    let (old, new) = (yaml(old)?, yaml(new)?);
+    // Nothing is no line, not an empty mapping.
+    let is_nothing = old.as_object().is_some_and(Map::is_empty);
+    let (old, new) = (if is_nothing { String::new() } else { yaml(old)? }, yaml(new)?);
     let diff = TextDiff::from_lines(&old, &new);
     let mut lines = Vec::new();
     for (n, group) in diff.grouped_ops(3).iter().enumerate() {
@@ -129,6 +131,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    #[expect(clippy::needless_pass_by_value, reason = "tables of tests read better without references")]
     fn check(old: Value, new: Value, told: &[&str], patch: Value) {
         assert_eq!(keys(&old, &new), told, "{old} {new}");
         assert_eq!(merge_patch(&old, &new), patch, "{old} {new}");
@@ -155,6 +158,7 @@ mod tests {
         let mut new = old.clone();
         new["f"] = json!(7);
         assert_eq!(lines(&old, &new).expect("lines"), ["  c: 3", "  d: 4", "  e: 5", "- f: 6", "+ f: 7"]);
+        assert_eq!(lines(&json!({}), &json!({"a": 1})).expect("lines"), ["+ a: 1"]);
         assert_eq!(lines(&old, &old).expect("lines"), Vec::<String>::new());
     }
 }

@@ -8,10 +8,12 @@ use comfy_table::{ContentArrangement, Table};
 use jiff::Timestamp;
 use omnirelay_contract::audit::AuditRecord;
 use omnirelay_contract::rest::{Cluster, Operation, Page, Peer, Workload};
+use omnirelay_contract::workflow::operation::State;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::failure::Failure;
+use crate::follow::bulk::is_bulk;
 use crate::resolve::short;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -226,7 +228,7 @@ impl Row for Cluster {
             dash(self.operation.map(short)),
             self.priority.to_string(),
             self.failover_version.to_string(),
-            dash(self.max_unavailable.clone()),
+            dash(self.max_unavailable),
             labels(&self.labels),
             self.revision.to_string(),
         ]
@@ -242,10 +244,15 @@ impl Row for Operation {
         let progress = (self.progress.total > 0).then(|| format!("{}/{}", self.progress.done, self.progress.total));
         let mut codes: Vec<String> = self.blockers.iter().map(|blocker| blocker.code.to_string()).collect();
         codes.dedup();
+        codes.extend(self.paused.as_ref().map(|paused| format!("paused by {}", paused.by)));
+        let gate = self.approval.as_ref().filter(|_| self.state == State::AwaitingApproval);
+        codes.extend(gate.map(|gate| format!("approval {}/{}", gate.approvals.len(), gate.required)));
+        codes.extend(self.queue.as_ref().map(|queue| format!("queue {}", queue.position)));
         vec![
             short(self.id),
             self.verb.to_string(),
-            self.target.clone(),
+            // Of many it is named after the operation itself, which says nothing.
+            if is_bulk(self) { format!("{} peers", self.progress.total) } else { self.target.clone() },
             self.state.to_string(),
             dash(self.phase.clone()),
             dash(progress),
@@ -360,7 +367,6 @@ fn unprintable(error: impl std::fmt::Display) -> Failure {
 mod tests {
     use super::*;
     use crate::testing::operation;
-    use omnirelay_contract::workflow::operation::State;
     use serde_json::json;
 
     #[test]

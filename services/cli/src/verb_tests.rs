@@ -64,6 +64,7 @@ impl Api {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "tables of tests read better without references")]
 fn peer(revision: u64, labels: Value) -> Value {
     json!({"id": "p-7", "name": "web-07", "cluster": "fra1", "role": "web", "address": "", "version": "",
         "labels": labels, "metadata": {}, "health": "healthy", "schedulable": true, "state": "active", "holds": [],
@@ -81,6 +82,7 @@ fn problem(status: u16, code: &str) -> Value {
 }
 
 /// A 428 with a plan; `gates` are those of its approval.
+#[expect(clippy::needless_pass_by_value, reason = "tables of tests read better without references")]
 fn plan_first(impact: Value, gates: Value) -> Value {
     let mut body = problem(428, "confirmation-required");
     let approval = gates.as_array().filter(|gates| !gates.is_empty()).map(|gates| json!({"gates": gates}));
@@ -117,9 +119,10 @@ async fn serve(Shared(server): Shared<Server>, request: Request) -> Response {
         let query = parts.uri.query().map(|query| format!("{path}?{query}"));
         let known = |key: &String| api.reads.contains_key(key);
         let key = query.filter(known).unwrap_or_else(|| path.clone());
-        let answer = api.reads.get_mut(&key).and_then(|answers| {
-            if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() }
-        });
+        let answer = api
+            .reads
+            .get_mut(&key)
+            .and_then(|answers| if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() });
         let empty = ["/control/operations", "/control/audit", "/control/peers"].contains(&path.as_str());
         return match answer {
             Some(answer) => Json(answer).into_response(),
@@ -244,11 +247,11 @@ async fn a_promotion_that_waits_or_is_rejected_has_its_code() {
     let policy = json!([{"gate": "cutover", "required": 2, "approverScope": "mesh.approve", "expiresInSecs": 1_800,
         "rule": "prod-failover"}]);
     let submitted = of(Verb::ClustersPromote, "clusters/ams1", State::Submitted);
-    let first = |api: Api| api.answer(428, plan_first(json!({}), policy.clone())).answer(202, mutated(&submitted, false));
+    let first =
+        |api: Api| api.answer(428, plan_first(json!({}), policy.clone())).answer(202, mutated(&submitted, false));
     let line = ["promote", "ams1", "--demote", "fra1", "--ticket", "CHG-1", "--yes"];
 
-    let (code, heard) =
-        run(&[&line[..], &["--no-wait"]].concat(), first(Api::default().operation(&waiting()))).await;
+    let (code, heard) = run(&[&line[..], &["--no-wait"]].concat(), first(Api::default().operation(&waiting()))).await;
     assert_eq!((code, lines(&heard)), (15, vec!["POST /control/clusters/ams1:promote"; 2]));
     assert_eq!(heard[0].body, json!({"changeTicket": "CHG-1", "demote": ["fra1"]}));
 
@@ -256,7 +259,9 @@ async fn a_promotion_that_waits_or_is_rejected_has_its_code() {
     rejected.state = State::Rejected;
     let (code, _) = run(&line, first(Api::default().operation(&waiting()).operation(&rejected))).await;
     assert_eq!(code, 16);
-    for (status, code_word, exit) in [(409, "last-active-cluster", 3), (422, "ticket-required", 3), (409, "no-capacity", 3)] {
+    for (status, code_word, exit) in
+        [(409, "last-active-cluster", 3), (422, "ticket-required", 3), (409, "no-capacity", 3)]
+    {
         let (code, _) = run(&line, Api::default().answer(status, problem(status, code_word))).await;
         assert_eq!(code, exit, "{code_word}");
     }
@@ -283,7 +288,8 @@ async fn an_approval_sends_the_digest_of_what_was_shown() {
     let (code, heard) = run(&approve, Api::default().operation(&operation(State::Running))).await;
     assert_eq!((code, heard.len()), (3, 0), "nobody is asked");
 
-    let (code, heard) = run(&["ops", "reject", ID, "--reason", "freeze"], api().answer(200, mutated(&approved, true))).await;
+    let (code, heard) =
+        run(&["ops", "reject", ID, "--reason", "freeze"], api().answer(200, mutated(&approved, true))).await;
     assert_eq!(code, 0);
     assert_eq!(heard[0].body, json!({"reason": "freeze", "digest": gate(2).digest, "comment": "freeze"}));
 }
@@ -307,7 +313,8 @@ async fn settings_are_changed_as_they_were_read() {
     let done = of(Verb::ConfigPatch, "config/settings", State::Succeeded);
     let config = json!({"settings": {"drain": {"maxConcurrent": 4}}, "revision": 12});
     let api = || {
-        let api = Api::default().read("/control/config", config.clone()).answer(428, plan_first(impact.clone(), json!([])));
+        let api =
+            Api::default().read("/control/config", config.clone()).answer(428, plan_first(impact.clone(), json!([])));
         api.answer(200, mutated(&done, true))
     };
     let (code, heard) = run(&["mesh", "config", "set", "drain.maxConcurrent=8", "--yes"], api()).await;
@@ -322,7 +329,10 @@ async fn settings_are_changed_as_they_were_read() {
 
     let refused = Api::default().read("/control/config", config.clone()).answer(422, problem(422, "invalid-setting"));
     assert_eq!(run(&["mesh", "config", "set", "drain.colour=red", "--yes"], refused).await.0, 3);
-    assert_eq!(run(&["mesh", "config", "get", "drain.colour"], Api::default().read("/control/config", config)).await.0, 5);
+    assert_eq!(
+        run(&["mesh", "config", "get", "drain.colour"], Api::default().read("/control/config", config)).await.0,
+        5
+    );
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use omnirelay_contract::problem::{Code, Problem};
 use omnirelay_store::clusters::ClusterPeer;
 use omnirelay_store::intake::{ClusterFacts, Facts};
 use omnirelay_store::live::Snapshot;
-use omnirelay_workflow::gate::GatePolicy;
+use omnirelay_workflow::gate::{GateAt, GatePolicy};
 use omnirelay_workflow::operation::Verb;
 use omnirelay_workflow::rules;
 use omnirelay_workflow::{OperationId, Timestamp};
@@ -21,8 +21,11 @@ use crate::submission::{Asked, Submission};
 /// What to do with a submission.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
-    /// Write it, with these gates.
-    Create { gates: Vec<GatePolicy> },
+    /// Write it, with these gates. `pin`: it was let through because it changes nothing of this revision, so it must find it there.
+    Create {
+        gates: Vec<GatePolicy>,
+        pin: Option<u64>,
+    },
     /// The key is bound to this operation by the same request.
     Replay(OperationId),
     /// The key is bound to this very submission, by an attempt whose end was not known.
@@ -94,7 +97,7 @@ fn decide(
             return Ok(Verdict::Plan { revision: subject.bound, gates, unconfirmed: Some(unconfirmed) });
         }
     }
-    Ok(Verdict::Create { gates })
+    Ok(Verdict::Create { gates, pin: subject.revision.filter(|_| nothing_to_do) })
 }
 
 /// 428 where an `If-Match` is required, 412 where it does not hold.
@@ -119,7 +122,10 @@ fn preconditions(submission: &Submission, revision: Option<u64>) -> Result<(), B
     match (&submission.if_match, revision) {
         (None, _) if required => Err(Box::new(Problem::new(
             Code::PreconditionRequired,
-            format!("read {} and send its ETag as If-Match, so that nobody's change is overwritten unseen", submission.target),
+            format!(
+                "read {} and send its ETag as If-Match, so that nobody's change is overwritten unseen",
+                submission.target
+            ),
         ))),
         _ if submission.asked.creates_only() && revision.is_some() => {
             mismatch(format!("{} exists already, and If-None-Match: * creates only", submission.target))
@@ -152,15 +158,34 @@ fn gates(
         submission.gate.as_ref(),
     )
     .map_err(|missing| Box::new(Problem::new(Code::TicketRequired, missing.to_string()).with("rule", &missing.rule)))?;
-    if let Some(asked) = submission.gate.as_ref().filter(|asked| !submission.has_gate(asked.gate)) {
-        let detail = format!("{} has no {} gate", submission.verb, asked.gate);
-        return Err(Box::new(Problem::new(Code::InvalidArgument, detail)));
-    }
+    let gates = whole_list_first(gates, &submission.asked);
     let gates: Vec<GatePolicy> = gates.into_iter().filter(|gate| submission.has_gate(gate.gate)).collect();
     Ok(match &submission.asked {
         Asked::Config { .. } => rules::guard(demanded, subject.touches_rules, gates),
         _ => gates,
     })
+}
+
+/// A gate behind the canary asks nobody where the canary is most of the list: then it stands at the start.
+fn whole_list_first(mut gates: Vec<GatePolicy>, asked: &Asked) -> Vec<GatePolicy> {
+    let Asked::Many { peers, canary } = asked else { return gates };
+    if (*canary as usize).saturating_mul(2) <= peers.len() {
+        return gates;
+    }
+    let Some(place) = gates.iter().position(|gate| gate.gate == GateAt::Rest) else { return gates };
+    let rest = gates.remove(place);
+    match gates.iter_mut().find(|gate| gate.gate == GateAt::Start) {
+        Some(start) => {
+            start.required = start.required.max(rest.required);
+            start.expires_in_secs = start.expires_in_secs.min(rest.expires_in_secs);
+            if rest.approver_scope == "mesh.admin" {
+                start.approver_scope = rest.approver_scope;
+            }
+            start.rule = format!("{},{}", start.rule, rest.rule);
+        }
+        None => gates.insert(0, GatePolicy { gate: GateAt::Start, ..rest }),
+    }
+    gates
 }
 
 #[cfg(test)]

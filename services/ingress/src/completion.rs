@@ -207,7 +207,8 @@ fn parse(payload: &[u8]) -> Result<Vec<Done>, serde_json::Error> {
             let Probe { operation } = serde_json::from_str(raw.get())?;
             let body = Bytes::copy_from_slice(raw.get().as_bytes());
             let put = operation.result.filter(|_| operation.verb.is_some_and(is_put));
-            let made = put.and_then(|result| serde_json::from_str::<Put>(result.get()).ok()).is_some_and(|put| put.created);
+            let made =
+                put.and_then(|result| serde_json::from_str::<Put>(result.get()).ok()).is_some_and(|put| put.created);
             let made = operation.target.filter(|_| made);
             Ok(Done { operation: operation.id, state: operation.state, error: operation.error, made, body })
         })

@@ -158,6 +158,7 @@ fn approve(
     if !gate.approve(&operation.actor, voice, now).map_err(|refusal| refused(&refusal, &gate))? {
         return Ok(None);
     }
+    listens(operation)?;
     if stale {
         let detail = "what is to be approved was changed by somebody else at this moment: it is asked for again with a new digest";
         return Err(Box::new(Problem::new(Code::DigestMismatch, detail).with("digest", &gate.digest)));
@@ -170,14 +171,22 @@ fn reject(operation: &Operation, voice: Voice<'_>, now: Timestamp) -> Result<Opt
     if !gate.reject(voice, now).map_err(|refusal| refused(&refusal, &gate))? {
         return Ok(None);
     }
+    listens(operation)?;
     Ok(Some(spoken(operation, gate, voice, "rejected")))
 }
 
+/// A cancel leaves the gate as it stood, and nobody behind it.
+fn listens(operation: &Operation) -> Result<(), Box<Problem>> {
+    if operation.state == State::AwaitingApproval { Ok(()) } else { Err(closed(operation)) }
+}
+
 fn gate_of(operation: &Operation) -> Result<Gate, Box<Problem>> {
-    operation.approval.clone().ok_or_else(|| {
-        let detail = format!("no gate of operation {} is open: it is {}", operation.id, operation.state);
-        Box::new(Problem::new(Code::AlreadyDecided, detail).with("operation", operation.id))
-    })
+    operation.approval.clone().ok_or_else(|| closed(operation))
+}
+
+fn closed(operation: &Operation) -> Box<Problem> {
+    let detail = format!("no gate of operation {} is open: it is {}", operation.id, operation.state);
+    Box::new(Problem::new(Code::AlreadyDecided, detail).with("operation", operation.id))
 }
 
 fn voice<'a>(operation: &Operation, asker: Asker<'a>, digest: &'a str, comment: Option<&'a str>) -> Voice<'a> {
@@ -249,8 +258,7 @@ pub fn inverse(operation: &Operation) -> Option<Inverse> {
         (Verb::PeersCordon, State::Succeeded) => "uncordon",
         (Verb::PeersUncordon, State::Succeeded) => "cordon",
         (Verb::ClustersPromote | Verb::ClustersDemote, State::Succeeded | State::Running) => {
-            let params: promote::Params = serde_json::from_value(operation.params.clone()).ok()?;
-            return plan::cluster::inverse(&promote::inverse(&params)?);
+            return plan::cluster::inverse(&promote::inverse(&failed_over(operation)?)?);
         }
         (Verb::ConfigPatch | Verb::ConfigRollback, State::Succeeded) => {
             let before = operation.result.as_ref()?.get("revisionBefore")?.as_u64()?;
@@ -261,6 +269,16 @@ pub fn inverse(operation: &Operation) -> Option<Inverse> {
     };
     let path = format!("/control/{}:{action}", operation.target);
     Some(Inverse { method: "POST".to_owned(), path, body: json!({}) })
+}
+
+/// What a promotion has changed, which may be less than what it was asked for: a cluster that was as wished before is to stay so.
+/// Until it has ended only the request is known.
+fn failed_over(operation: &Operation) -> Option<promote::Params> {
+    let Some((promoted, demoted)) = operation.result.as_ref().and_then(|r| r.get("promoted").zip(r.get("demoted")))
+    else {
+        return serde_json::from_value(operation.params.clone()).ok();
+    };
+    serde_json::from_value(json!({ "promote": promoted, "demote": demoted })).ok()
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use omnirelay_contract::problem::{Code, Problem};
 use omnirelay_store::clusters::{self, ClusterPeer};
-use omnirelay_store::live::LiveSettings;
 use omnirelay_store::intake::{self, ClusterFacts, Intent, NewEvent, Question};
+use omnirelay_store::live::LiveSettings;
 use omnirelay_store::{PgConnection, PgPool, PoolConnection, StoreError};
 use omnirelay_workflow::{OperationId, PeerId, Timestamp};
 use tokio::sync::{mpsc, oneshot};
@@ -58,7 +58,13 @@ pub enum Decision {
 /// A verdict applies its gates to the submission that it is about.
 fn take_gates(verdict: &mut Verdict, submission: &mut Submission) {
     match verdict {
-        Verdict::Create { gates } | Verdict::Plan { gates, .. } => submission.with_gates(std::mem::take(gates)),
+        Verdict::Create { gates, pin } => {
+            submission.with_gates(std::mem::take(gates));
+            if let Some(revision) = pin {
+                submission.if_match_json = Some(format!("[{revision}]"));
+            }
+        }
+        Verdict::Plan { gates, .. } => submission.with_gates(std::mem::take(gates)),
         Verdict::Replay(_) | Verdict::Written | Verdict::Refuse(_) => {}
     }
 }
@@ -361,7 +367,9 @@ impl Worker {
                 Ok(Decision::Created { created_at: created_at(submission.id), submission })
             }
             Verdict::Replay(operation) => Ok(Decision::Replay(operation)),
-            Verdict::Plan { revision, unconfirmed, gates: _ } => Ok(Decision::Plan { submission, revision, unconfirmed }),
+            Verdict::Plan { revision, unconfirmed, gates: _ } => {
+                Ok(Decision::Plan { submission, revision, unconfirmed })
+            }
             Verdict::Refuse(problem) if problem.code == Code::BacklogFull => Err(IntakeError::BacklogFull),
             Verdict::Refuse(problem) => Ok(Decision::Refused(problem)),
         };

@@ -12,6 +12,7 @@ mod examples;
 mod routes;
 mod schemas;
 mod shape;
+mod status;
 
 use std::sync::LazyLock;
 

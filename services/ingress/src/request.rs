@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::Query;
 use http::{HeaderMap, Uri, header};
 use omnirelay_contract::problem::Code;
+use omnirelay_store::intake::RESERVED_KEY;
 use serde::de::DeserializeOwned;
 
 use crate::answer::Refusal;
@@ -92,6 +93,11 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     let Some(key) = text(headers, "idempotency-key")? else { return Ok(None) };
     if key.is_empty() || key.len() > 255 || !key.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
         return Err(Refusal::invalid("Idempotency-Key is 1 to 255 visible ASCII characters"));
+    }
+    if key.starts_with(RESERVED_KEY) {
+        return Err(Refusal::invalid(format!(
+            "an Idempotency-Key that begins with {RESERVED_KEY} is not yours to choose"
+        )));
     }
     Ok(Some(key))
 }

@@ -65,13 +65,15 @@ pub enum Asked {
     /// A peer that must be there.
     Peer,
     /// The peers of a bulk drain, as they were when the request came.
-    Many(Vec<Frozen>),
+    Many { peers: Vec<Frozen>, canary: u32 },
     /// A peer that may be there.
     PutPeer { create: bool, cluster: Option<ClusterId>, state: Option<PeerState> },
     /// Clusters that must be there.
     Clusters(promote::Params),
     /// A cluster that may be there.
     PutCluster { create: bool, state: Option<ClusterState> },
+    /// Something that the request names was not there when it was read: told when it is its turn, behind a replay of its key.
+    Missing(String),
     /// A merge patch of the settings, or all of them (a rollback).
     Config { patch: Value, whole: bool },
 }
@@ -85,7 +87,7 @@ impl Asked {
     /// The clusters whose facts are needed.
     pub fn clusters<'a>(&'a self, about: &'a Target) -> Vec<&'a str> {
         match self {
-            Asked::Peer | Asked::Many(_) | Asked::Config { .. } => Vec::new(),
+            Asked::Peer | Asked::Many { .. } | Asked::Config { .. } | Asked::Missing(_) => Vec::new(),
             Asked::PutPeer { cluster, .. } => cluster.iter().map(ClusterId::as_str).collect(),
             Asked::Clusters(params) => params.named().map(ClusterId::as_str).collect(),
             Asked::PutCluster { .. } => about.cluster().into_iter().map(ClusterId::as_str).collect(),
@@ -209,7 +211,7 @@ impl Submission {
         Subject {
             actor: &self.principal.subject,
             request_digest: &self.request_digest,
-            target: if matches!(self.asked, Asked::Many(_)) { "peers" } else { &self.target },
+            target: if matches!(self.asked, Asked::Many { .. }) { "peers" } else { &self.target },
             revision,
         }
     }
@@ -218,7 +220,7 @@ impl Submission {
     pub fn has_gate(&self, gate: GateAt) -> bool {
         match gate {
             GateAt::Start => true,
-            GateAt::Rest => matches!(self.asked, Asked::Many(_)),
+            GateAt::Rest => matches!(self.asked, Asked::Many { .. }),
             GateAt::Cutover => matches!(self.asked, Asked::Clusters(_)),
         }
     }
@@ -285,3 +287,6 @@ pub fn prepare_event(
     let nats_subject = omnirelay_contract::subject::event(resource, id, what);
     Ok(PreparedEvent { id: event.id, nats_subject, payload: serde_json::to_string(&event)? })
 }
+
+#[cfg(test)]
+mod tests;

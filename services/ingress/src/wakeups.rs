@@ -39,8 +39,7 @@ impl Wakeups {
 
     /// For an operation that was committed.
     pub fn request(&self, submission: &Submission) {
-        let subject =
-            subject::request(submission.about.resource(), &submission.about.id(), submission.verb.action());
+        let subject = subject::request(submission.about.resource(), &submission.about.id(), submission.verb.action());
         self.send(subject, submission.id, &submission.target, submission.verb.as_str(), &submission.traceparent);
     }
 

@@ -10,6 +10,7 @@ use omnirelay_runtime::auth::{Algorithm, Authenticator, Claims, Key, KeyPair, Sc
 use omnirelay_runtime::config::Limits;
 use omnirelay_runtime::telemetry;
 use omnirelay_store::{PgPool, PoolOptions, connect, migrate};
+use omnirelay_workflow::operation::{Control, Verb};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -189,6 +190,132 @@ async fn requests_that_are_not_understood() {
     let form = site.ask(Method::POST, "/control/peers/a:cordon", Scope::Operate).body("a=b");
     assert_eq!(code(&taken(form).await), (415, "unsupported-media-type"));
     assert_eq!(site.count("select count(*) from operations").await, 0);
+}
+
+/// A request of each verb that would be understood. A new verb does not compile without.
+fn request_of(verb: Verb) -> (Method, &'static str, Value) {
+    match verb {
+        Verb::PeersCordon => (Method::POST, "/control/peers/a:cordon", json!({})),
+        Verb::PeersUncordon => (Method::POST, "/control/peers/a:uncordon", json!({})),
+        Verb::PeersDrain => (Method::POST, "/control/peers/a:drain", json!({})),
+        Verb::PeersPatch => (Method::PATCH, "/control/peers/a", json!({"labels": {"zone": "x"}})),
+        Verb::PeersPut => (Method::PUT, "/control/peers/a", json!({"cluster": "c"})),
+        Verb::ClustersPromote => (Method::POST, "/control/clusters/c:promote", json!({})),
+        Verb::ClustersDemote => (Method::POST, "/control/clusters/c:demote", json!({})),
+        Verb::ClustersPut => (Method::PUT, "/control/clusters/c", json!({})),
+        Verb::ConfigPatch => (Method::PATCH, "/control/config", json!({"settings": {}})),
+        Verb::ConfigRollback => (Method::POST, "/control/config:rollback", json!({"revision": 1})),
+    }
+}
+
+/// Of each verb, of a bulk drain, and of what is done to operations: method, path, body, whether it may ask for a gate.
+fn requests() -> Vec<(Method, String, Value, bool)> {
+    let verbs = Verb::ALL.iter().map(|verb| {
+        let (method, path, body) = request_of(*verb);
+        (method, path.to_owned(), body, true)
+    });
+    let bulk = (Method::POST, "/control/peers:drain".to_owned(), json!({"selector": "zone=x"}), true);
+    let controls = Control::ALL.iter().map(|control| {
+        let path = format!("/control/operations/{}:{}", Uuid::from_u128(9), control.action());
+        let body =
+            if matches!(control, Control::Approve | Control::Reject) { json!({"digest": "d"}) } else { json!({}) };
+        (Method::POST, path, body, false)
+    });
+    verbs.chain([bulk]).chain(controls).collect()
+}
+
+#[tokio::test]
+async fn every_verb_refuses_alike_what_it_does_not_understand() {
+    let site = site().await;
+    let mut refused = 0;
+    for (method, path, body, gated) in requests() {
+        let ask = |path: &str| site.ask(method.clone(), path, Scope::Admin);
+        let with = |member: &str, value: Value| {
+            let mut body = body.clone();
+            body[member] = value;
+            ask(&path).json(&body)
+        };
+        let mut cases = vec![
+            (with("colour", json!(1)), 400, "invalid-argument", "colour"),
+            (with("reason", json!(7)), 400, "invalid-argument", "string"),
+            (with("reason", json!("x".repeat(1_001))), 400, "invalid-argument", "reason"),
+            (with("reason", json!("a\u{0}b")), 400, "invalid-argument", "reason"),
+            (with("changeTicket", json!("x".repeat(201))), 400, "invalid-argument", "changeTicket"),
+            (ask(&path).json(&json!([])), 400, "invalid-argument", "object"),
+            (ask(&path).header("content-type", "application/json").body("{"), 400, "invalid-argument", "body"),
+            (
+                ask(&path).header("content-type", "text/plain").body("{}"),
+                415,
+                "unsupported-media-type",
+                "application/json",
+            ),
+            (with("reason", json!("x".repeat(70_000))), 413, "payload-too-large", "65536"),
+            (ask(&format!("{path}?colour=red")).json(&body), 400, "invalid-argument", "colour"),
+            (ask(&format!("{path}?validateOnly=maybe")).json(&body), 400, "invalid-argument", "validateOnly"),
+            (ask(&path).json(&body).header("if-match", "seven"), 400, "invalid-argument", "If-Match"),
+            (ask(&path).json(&body).header("prefer", "wait=soon"), 400, "invalid-argument", "Prefer"),
+            (ask(&path).json(&body).header("idempotency-key", ""), 400, "invalid-argument", "Idempotency-Key"),
+            (site.ask(method.clone(), &path, Scope::Read).json(&body), 403, "insufficient-scope", "mesh."),
+        ];
+        if gated {
+            cases.push((with("gate", json!("soon")), 400, "invalid-argument", "gate"));
+            cases.push((
+                with("gate", json!({"gate": "start", "required": 0})),
+                400,
+                "invalid-argument",
+                "gate.required",
+            ));
+        }
+        if let Some((head, action)) = path.strip_prefix("/control/").and_then(|path| path.split_once('/')) {
+            let action = action.split_once(':').map(|(_, action)| format!(":{action}")).unwrap_or_default();
+            cases.push((ask(&format!("/control/{head}/a.b{action}")).json(&body), 400, "invalid-argument", "a.b"));
+        }
+        for (request, status, expect, named) in cases {
+            let response = request.send().await.expect("an answer");
+            assert_eq!(response.headers()["content-type"], "application/problem+json", "{method} {path} {named}");
+            let asked = response.url().path().to_owned();
+            let answer = read(response).await;
+            assert_eq!(code(&answer), (status, expect), "{method} {path} {named}: {}", answer.1);
+            let problem = &answer.1;
+            assert_eq!((&problem["status"], &problem["instance"]), (&json!(status), &json!(asked)), "{problem}");
+            assert_eq!(problem["type"], format!("urn:omnirelay:problem:{expect}"));
+            for member in ["title", "detail"] {
+                assert!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "{member} of {problem}");
+            }
+            assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains(named)), "{named}: {problem}");
+            refused += 1;
+        }
+        let nobody = site.http.request(method.clone(), format!("{}{path}", site.base)).json(&body);
+        assert_eq!(code(&taken(nobody).await), (401, "unauthenticated"), "{method} {path}");
+    }
+    assert_eq!(site.count("select count(*) from operations").await, 0);
+    assert_eq!(site.count("select count(*) from events where resource = 'access'").await, refused, "each is on record");
+}
+
+#[tokio::test]
+async fn a_put_that_made_something_is_answered_201_with_where_it_is() {
+    let site = site().await;
+    for (path, result, expect) in [
+        ("/control/clusters/new", json!({"created": true}), StatusCode::CREATED),
+        ("/control/clusters/c", json!({"created": false}), StatusCode::OK),
+    ] {
+        let put =
+            || site.ask(Method::PUT, path, Scope::Admin).header("idempotency-key", path).json(&json!({"region": "eu"}));
+        let accepted = taken(put().header("prefer", "respond-async")).await;
+        assert_eq!(accepted.0, StatusCode::ACCEPTED, "{}", accepted.1);
+        let id = accepted.1["operation"]["id"].as_str().expect("an id").to_owned();
+        sqlx::query("update operations set result = $2 where id = $1")
+            .bind(id.parse::<Uuid>().expect("an id"))
+            .bind(result.to_string())
+            .execute(&site.pool)
+            .await
+            .expect("a result");
+        site.end(&id, "succeeded").await;
+        let response = put().send().await.expect("an answer");
+        let location = response.headers().get("location").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let made = (expect == StatusCode::CREATED).then(|| path.to_owned());
+        assert_eq!((response.status(), location), (expect, made), "{path}");
+    }
 }
 
 #[tokio::test]

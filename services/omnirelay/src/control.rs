@@ -30,6 +30,16 @@ pub enum Role {
 }
 
 impl Role {
+    /// For traces.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Role::Ingress => "ingress",
+            Role::Worker => "worker",
+            Role::Audit => "audit",
+            Role::All => "all",
+        }
+    }
+
     fn includes(self, role: Role) -> bool {
         self == Role::All || self == role
     }
@@ -49,6 +59,8 @@ pub struct ControlOptions {
     pub audit_log_dir: Option<PathBuf>,
     pub audit_rotate_bytes: u64,
     pub audit_key: omnirelay_contract::chain::SigningKey,
+    /// Where a process without an ingress serves its metrics.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Running roles.
@@ -105,12 +117,15 @@ impl Control {
                 intake_pool: pool(&options.database_url, 2, true, "omnirelay-intake").await?,
                 bus: bus(&options, "omnirelay-ingress").await?,
                 auth: options.auth.clone(),
-                metrics,
+                metrics: metrics.clone(),
                 limits: options.limits,
             };
             let ingress = omnirelay_ingress::serve(ingress, stop.clone()).await?;
             http = Some(ingress.addr);
             tasks.spawn(async move { ingress.task.await.context("the ingress ended badly") });
+        }
+        if http.is_none() {
+            tasks.spawn(crate::metrics::beside(options.metrics, metrics, stop.clone()).await?);
         }
         Ok(Self { http, tasks, stop })
     }

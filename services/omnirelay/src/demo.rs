@@ -8,6 +8,7 @@
 //!  drain              by the command line: none fails
 //!  kill -9            the worker dies in the middle of a drain, and the drain goes on
 //!  cancel             half-way: everything is as before, somebody else's hold included
+//!  failover           the requester may not approve it, a bot and somebody else do; the standby cluster serves, none fails
 //!  audit              verified; then one row is edited by SQL, and found
 //! ```
 //!
@@ -45,7 +46,7 @@ use load::{Counters, Load};
 use proxy::{Backends, Proxy, Route, follow_registry};
 use report::{REDRAW, Screen, table};
 pub use server::{ServerArgs, run as serve};
-use stage::{PEERS, Stage};
+use stage::{CLUSTERS, Stage};
 
 #[derive(Debug, Clone, Args)]
 pub struct DemoArgs {
@@ -145,8 +146,10 @@ impl Theatre {
             stage.pids().iter().map(|(name, pid)| format!("{name} {pid}")).collect::<Vec<_>>().join(", ")
         };
         self.screen.line(&format!("processes: {}", pids(&self.stage)));
-        self.screen
-            .line("peers web-1, web-2, web-3 of cluster fra1 run 12 checkout (start-first) and 1 ledger (stop-first)");
+        self.screen.line(
+            "cluster fra1: web-1, web-2, web-3 run 12 checkout (start-first) and 1 ledger (stop-first); it serves",
+        );
+        self.screen.line("cluster ams1: ams-1, ams-2 run 4 checkout and 1 ledger; it stands by");
 
         let [checkout, ledger, naive] = [(); 3].map(|()| Arc::new(Counters::default()));
         let (known, backends) = watch::channel(Backends::new());
@@ -165,7 +168,7 @@ impl Theatre {
         let bus = Bus::connect(self.stage.nats_url(), "omnirelay-demo").await?;
         tokio::spawn({
             let (api, quiet) = (api.clone(), quiet.clone());
-            async move { follow_registry(&api, &bus, &PEERS, &known, &quiet).await }
+            async move { follow_registry(&api, &bus, &CLUSTERS, &known, &quiet).await }
         });
         let all = |backends: &Backends| backends.values().map(Vec::len).sum::<usize>() as u32 == stage::WORKLOAD_COUNT;
         tokio::time::timeout(Duration::from_secs(30), backends.clone().wait_for(all))
@@ -188,7 +191,8 @@ impl Theatre {
         self.screen.line("load: 16 clients through a proxy that finds its backends in the registry");
         self.screen.act_ends();
 
-        let mut play = Play::new(&mut self.stage, self.screen.clone(), checkout.clone(), ledger.clone(), naive)?;
+        let services = [checkout.clone(), ledger.clone()];
+        let mut play = Play::new(&mut self.stage, self.screen.clone(), address, services, naive)?;
         play.all().await?;
         let claims = play.claims();
         let held = claims.iter().all(|claim| claim.held);

@@ -13,8 +13,8 @@ use omnirelay_agent::fleet::{Fleet, FleetOptions};
 use omnirelay_bus::StreamOptions;
 use omnirelay_devstack::{Devstack, Options};
 use omnirelay_runtime::auth::Scope;
-use omnirelay_runtime::config::Limits;
-use omnirelay_runtime::shutdown;
+use omnirelay_runtime::config::{Limits, Telemetry};
+use omnirelay_runtime::{shutdown, spans};
 use omnirelay_store::registry;
 use tokio_util::sync::CancellationToken;
 
@@ -62,6 +62,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     crate::log_to_stderr("info")?;
     // From here on a signal is an orderly end, whatever has been started by then.
     let stop = shutdown::on_signals()?;
+    let exporting = spans::start(&Telemetry::from_environment(), "dev")?;
     let dev = tokio::select! {
         () = stop.cancelled() => return Ok(()),
         dev = Dev::start(&args, stop.clone()) => dev?,
@@ -70,7 +71,9 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
         write_private(path, &dev.env)?;
     }
     eprintln!("{}", dev.greeting(&args));
-    dev.run(stop).await
+    let ended = dev.run(stop).await;
+    exporting.finish().await;
+    ended
 }
 
 /// A running development stack.
@@ -173,6 +176,7 @@ fn control_options(args: &DevArgs, stack: &Devstack, identity: &Identity) -> any
         audit_log_dir: Some(stack.state_dir().join("audit")),
         audit_rotate_bytes: 256 << 20,
         audit_key: identity.audit_key.clone(),
+        metrics: None,
     })
 }
 

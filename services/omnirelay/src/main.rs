@@ -6,6 +6,7 @@ mod demo;
 mod dev;
 mod doctor;
 mod identity;
+mod metrics;
 mod serve;
 
 use std::process::ExitCode;
@@ -13,8 +14,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use omnirelay_agent::AgentArgs;
 use omnirelay_cli::{CompletionsArgs, GlobalArgs};
+use omnirelay_runtime::config::Telemetry;
 use omnirelay_runtime::telemetry::LogFormat;
-use omnirelay_runtime::{shutdown, telemetry};
+use omnirelay_runtime::{shutdown, spans, telemetry};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -46,6 +48,9 @@ enum Command {
     /// The server that the demo's workloads are
     #[command(hide = true)]
     DemoServer(demo::ServerArgs),
+    /// The approval bot that decides in the demo; elsewhere it is a program of its own, services/bot
+    #[command(hide = true)]
+    DemoBot(omnirelay_approval_bot::BotArgs),
     /// Write shell completions to stdout
     Completions(CompletionsArgs),
 }
@@ -77,13 +82,22 @@ async fn run(args: Args) -> ExitCode {
         Command::Demo(demo) => Box::pin(demo::run(demo)).await,
         Command::Bench(bench) => bench::run(bench).await,
         Command::DemoServer(server) => service(demo::serve(server)).await,
+        Command::DemoBot(bot) => service(Box::pin(run_bot(bot))).await,
         Command::Agent(agent) => service(Box::pin(run_agent(*agent))).await,
     }
 }
 
 async fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
     log_to_stderr("info")?;
-    omnirelay_agent::run(args, shutdown::on_signals()?).await
+    let exporting = spans::start(&Telemetry::from_environment(), "agent")?;
+    let ended = omnirelay_agent::run(args, shutdown::on_signals()?).await;
+    exporting.finish().await;
+    ended
+}
+
+async fn run_bot(args: omnirelay_approval_bot::BotArgs) -> anyhow::Result<()> {
+    log_to_stderr("info")?;
+    omnirelay_approval_bot::run(args, shutdown::on_signals()?).await
 }
 
 /// Logs for people, unless the environment says otherwise (`OMNIRELAY_LOG_FORMAT`, `OMNIRELAY_LOG_FILTER`).

@@ -8,7 +8,7 @@ use clap::Args;
 use omnirelay_bus::StreamOptions;
 use omnirelay_runtime::auth::Authenticator;
 use omnirelay_runtime::config::ServeConfig;
-use omnirelay_runtime::{shutdown, telemetry};
+use omnirelay_runtime::{shutdown, spans, telemetry};
 
 use crate::control::{Control, ControlOptions, Role};
 use crate::identity;
@@ -27,6 +27,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let config = ServeConfig::load(args.config.as_deref())?;
     telemetry::init_logging(config.log.format, &config.log.filter)?;
     let stop = shutdown::on_signals()?;
+    let exporting = spans::start(&config.telemetry, args.role.word())?;
     let audit_key = match &config.audit.signing_key_file {
         Some(path) => identity::read_signing_key(path)?,
         None => {
@@ -47,10 +48,13 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         audit_log_dir: config.audit.log_dir,
         audit_rotate_bytes: config.audit.rotate_mib.unwrap_or(256) << 20,
         audit_key,
+        metrics: config.telemetry.metrics,
     };
     let control = Control::start(options, args.role, stop).await.context("the control plane did not start")?;
     if let Some(http) = control.http {
         tracing::info!(%http, "serving");
     }
-    control.ended().await
+    let ended = control.ended().await;
+    exporting.finish().await;
+    ended
 }

@@ -5,9 +5,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 use omnirelay_contract::audit::Actor;
 use omnirelay_contract::rest::Config;
+use omnirelay_runtime::spans::{self, Kind, Told};
+use omnirelay_runtime::trace::TraceParent;
 use omnirelay_store::effects::NewEffect;
 use omnirelay_store::live::LiveSettings;
 use omnirelay_store::operations::{Saved, WorkRow};
@@ -53,12 +56,8 @@ pub struct Decided {
 }
 
 /// Applies the inputs of a batch, `alone` or with what waits on the same targets. Operations that have ended meanwhile, and inputs that are late or repeated, change nothing.
-pub async fn apply(
-    pool: &PgPool,
-    settings: &LiveSettings,
-    batch: &Batch,
-    alone: bool,
-) -> Result<Applied, BatchError> {
+pub async fn apply(pool: &PgPool, settings: &LiveSettings, batch: &Batch, alone: bool) -> Result<Applied, BatchError> {
+    let started = Instant::now();
     let mut tx = pool.begin().await?;
     let asked: Vec<OperationId> = batch.keys().copied().collect();
     let (rows, now) = operations::lock(&mut tx, &asked, alone).await?;
@@ -73,7 +72,7 @@ pub async fn apply(
     let mut wake = children(&mut tx, &mut loaded, &mut decided, now).await?;
     let mut applied = write(&mut tx, &mut loaded, &records, decided).await?;
     tx.commit().await?;
-    log_ended(&loaded);
+    tell(&loaded, started.elapsed());
     applied.wake.append(&mut wake);
     Ok(applied)
 }
@@ -87,9 +86,9 @@ pub fn target(work: &WorkRow) -> Result<Target, StoreError> {
 /// came later may have changed what they are about.
 fn step_all(loaded: &mut [Loaded], records: &mut Records, now: Timestamp) -> Result<Decided, StoreError> {
     let mut decided = Decided::default();
+    let before: Vec<Seen> = loaded.iter().map(|op| Seen::of(&op.work)).collect();
     for (place, op) in loaded.iter_mut().enumerate() {
         op.work.wake_at = None;
-        op.work.row.revision += 1;
         step(op, place, records, &mut decided, now)?;
     }
     for op in loaded.iter_mut() {
@@ -97,7 +96,23 @@ fn step_all(loaded: &mut [Loaded], records: &mut Records, now: Timestamp) -> Res
             at_start(op, records, &mut decided.log, now)?;
         }
     }
+    // To have been looked at is no change: who reads it gets a 304.
+    for (op, before) in loaded.iter_mut().zip(before) {
+        op.work.row.revision += i64::from(Seen::of(&op.work) != before);
+    }
     Ok(decided)
+}
+
+/// What a client can see of an operation that a step may change.
+#[derive(PartialEq)]
+struct Seen(i64, String, String, String, Option<String>, Option<String>);
+
+impl Seen {
+    fn of(work: &WorkRow) -> Self {
+        let row = &work.row;
+        let (state, progress, blockers) = (row.state.clone(), row.progress.clone(), row.blockers.clone());
+        Self(row.event_seq, state, progress, blockers, row.children.clone(), row.approval.clone())
+    }
 }
 
 fn step(
@@ -131,14 +146,13 @@ fn step(
 }
 
 /// What comes before a workflow's own first step.
-fn begin(
-    op: &mut Loaded,
-    records: &mut Records,
-    decided: &mut Decided,
-    now: Timestamp,
-) -> Result<Passage, StoreError> {
+fn begin(op: &mut Loaded, records: &mut Records, decided: &mut Decided, now: Timestamp) -> Result<Passage, StoreError> {
     if op.work.row.cancel.is_some() {
-        lifecycle::cancelled_first(&mut op.work, &op.actor, &mut decided.log, now)?;
+        let result = match &op.workflow {
+            Workflow::Bulk(bulk) => bulk.never_begun(&op.work, now),
+            Workflow::Quick | Workflow::Drain(_) | Workflow::Failover(_) => None,
+        };
+        lifecycle::cancelled_first(&mut op.work, &op.actor, result, &mut decided.log, now)?;
         return Ok(Passage::Ended);
     }
     let passage = at_start(op, records, &mut decided.log, now)?;
@@ -152,8 +166,14 @@ fn begin(
         return Ok(Passage::Waits);
     }
     let (Workflow::Drain(_), Target::Peer(peer)) = (&op.workflow, &op.target) else { return Ok(Passage::On) };
+    let waited = state(&op.work)? == State::Queued;
     let mut gate = AtGate { work: &mut op.work, actor: &op.actor, log: &mut decided.log, now };
-    gate.queue(peer, records)
+    let passage = gate.queue(peer, records)?;
+    if waited && passage == Passage::On {
+        // There may be room for the next one too, and only the first few are looked at.
+        decided.freed.extend(op.work.row.waits_for.clone());
+    }
+    Ok(passage)
 }
 
 /// Whether it may still be done at all, then whether enough people have said yes to it. In this order: nobody is asked to
@@ -223,6 +243,8 @@ async fn children(
         // One of this very batch is written after this, and must not lose its wake-up by that.
         if let Some(op) = loaded.iter_mut().find(|op| op.work.row.id == told && op.work.row.finished_at.is_none()) {
             op.work.wake_at = Some(now);
+            // Commands that it gave in this batch are in no row yet.
+            decided.effects.retain(|effect| effect.undo || effect.operation != told);
         }
         wake.push(told);
     }
@@ -281,8 +303,11 @@ async fn write(
     if !records.changed_clusters.is_empty() {
         let changed: Vec<_> = records.changed_clusters.iter().filter_map(|id| records.clusters.get(id)).collect();
         clusters::save(tx, &changed).await?;
-        let resources: Vec<String> = records.changed_clusters.iter().map(|id| format!("clusters/{id}")).collect();
-        operations::wake_gates(tx, &resources).await?;
+    }
+    let changed = records.changed_resources();
+    if !changed.is_empty() && (records.whole || loaded.iter().any(|op| op.work.gates_beside)) {
+        let mine: Vec<OperationId> = loaded.iter().map(|op| op.work.row.id).collect();
+        operations::wake_gates(tx, &changed, &mine).await?;
     }
     if records.mesh_changed {
         clusters::save_mesh(tx, records.mesh_version).await?;
@@ -370,24 +395,46 @@ pub fn state(work: &WorkRow) -> Result<State, StoreError> {
     work.row.state.parse().map_err(|error| StoreError::corrupt("an operation's state", error))
 }
 
-/// Tells of what has ended and is on record. The ingress has logged and counted a mutation when it answered it, which for a
-/// quick verb was its end; the end of a long one comes later and is told here.
-fn log_ended(loaded: &[Loaded]) {
+/// Tells metrics, log and traces what is on record now.
+///
+/// Each end is counted here and nowhere else: the ingress counts requests. It has logged the end of a quick verb with its answer,
+/// unless nobody waited for it there or a gate kept it; those and the long ones are logged here, so each mutation's outcome is
+/// in the log once.
+fn tell(loaded: &[Loaded], took: Duration) {
     for op in loaded {
         let row = &op.work.row;
+        if let Some(own) = op.work.traceparent.as_deref().and_then(|parent| Some((parent, spans::beneath(parent)?))) {
+            tell_step(op, own, took);
+        }
         let Some(finished) = row.finished_at else { continue };
         let latency = finished.duration_since(row.created_at);
         metrics::histogram!("omnirelay_mutation_seconds", "verb" => op.verb.as_str(), "stage" => "done")
             .record(latency.as_secs_f64());
-        if op.verb.is_long() {
-            metrics::counter!("omnirelay_mutations_total", "verb" => op.verb.as_str(), "outcome" => row.state.clone())
-                .increment(1);
+        metrics::counter!("omnirelay_mutations_total", "verb" => op.verb.as_str(), "outcome" => row.state.clone())
+            .increment(1);
+        if op.verb.is_long() || op.work.ingress.is_none() || !op.policies.is_empty() {
             tracing::info!(
                 actor = %row.actor, action = %row.verb, target = %row.target, outcome = %row.state,
                 latency_ms = latency.as_millis() as i64, operation = %row.id, "operation ended"
             );
         }
     }
+}
+
+/// A step's span. Steps of one batch take the time of all of them: they are one transaction.
+fn tell_step(op: &Loaded, (parent, own): (&str, TraceParent), took: Duration) {
+    let row = &op.work.row;
+    spans::ended(own, parent.parse().ok(), took, || Told {
+        name: format!("step {}", op.verb).into(),
+        kind: Kind::Consumer,
+        attributes: vec![
+            ("omnirelay.operation", row.id.to_string()),
+            ("omnirelay.target", row.target.clone()),
+            ("omnirelay.state", row.state.clone()),
+            ("omnirelay.phase", row.phase.clone().unwrap_or_default()),
+        ],
+        failed: (row.state == State::Stuck.as_str()).then_some("stuck".into()),
+    });
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {

@@ -14,7 +14,7 @@ use omnirelay_workflow::gate::{GateAt, GatePolicy};
 use omnirelay_workflow::operation::{Cancel, Progress, State, Verb};
 use omnirelay_workflow::{OperationId, PeerId, Timestamp, drain};
 use serde::Deserialize;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::batch::Decided;
@@ -62,6 +62,19 @@ impl LoadedBulk {
             Child::Seen { operation, state, .. } if !state.is_terminal() || *state == State::Stuck => Some(*operation),
             Child::Seen { .. } | Child::Launching | Child::Skipped { .. } => None,
         })
+    }
+
+    /// The account of one that was cancelled before its first step.
+    pub fn never_begun(&self, work: &WorkRow, now: Timestamp) -> Option<Value> {
+        let run = Bulk {
+            id: work.row.id,
+            params: self.params.bulk.clone(),
+            started_at: now,
+            phase: Phase::Ended { state: State::Cancelled, unchanged: true },
+            children: BTreeMap::new(),
+            paused: None,
+        };
+        run.status().result
     }
 
     /// The frozen list.
@@ -160,7 +173,8 @@ impl Applying<'_> {
     }
 
     fn gate(&mut self, run: Bulk, policies: &[GatePolicy]) -> Result<Bulk, StoreError> {
-        if !matches!(run.phase, Phase::AwaitingRest) || self.world.paused.is_some() {
+        // Also while it is paused: a no and the expiry hold. Passed, it waits for its resume.
+        if !matches!(run.phase, Phase::AwaitingRest) {
             return Ok(run);
         }
         self.work.run = Some(text("a bulk drain's state", &run)?);
@@ -186,11 +200,8 @@ impl Applying<'_> {
             match effect {
                 Effect::Launch(peers) => {
                     let params = serde_json::to_string(&self.loaded.params.drain).unwrap_or_else(|_| "{}".to_owned());
-                    let launches = peers.into_iter().map(|peer| Launch {
-                        parent: self.place,
-                        peer,
-                        params: params.clone(),
-                    });
+                    let launches =
+                        peers.into_iter().map(|peer| Launch { parent: self.place, peer, params: params.clone() });
                     self.decided.children.launch.extend(launches);
                 }
                 Effect::CancelChildren(ids) => self.cancel(ids),
@@ -214,7 +225,10 @@ impl Applying<'_> {
         if matches!(run.phase, Phase::Unwinding) {
             // Who was being stepped when it was told to stop is told again.
             let live = self.loaded.children.iter().filter(|child| {
-                matches!(child.state.parse(), Ok(State::Submitted | State::AwaitingApproval | State::Queued | State::Running))
+                matches!(
+                    child.state.parse(),
+                    Ok(State::Submitted | State::AwaitingApproval | State::Queued | State::Running)
+                )
             });
             let live: Vec<OperationId> = live.map(|child| child.id).collect();
             self.cancel(live);
@@ -239,6 +253,7 @@ impl Applying<'_> {
         if status.state == State::AwaitingApproval {
             telling.work.row.phase = status.phase.map(str::to_owned);
             telling.work.row.progress = text("an operation's progress", &status.progress)?;
+            telling.work.row.blockers = text("an operation's blockers", &status.blockers)?;
             return Ok(());
         }
         if telling.stand(old, &status)? {
@@ -377,7 +392,7 @@ impl<'a> Row<'a> {
             traceparent: parent.work.traceparent.as_deref().unwrap_or(""),
             params: &launch.params,
             digest: &row.digest,
-            key: format!("{}/{}", row.id, launch.peer),
+            key: format!("{}{}/{}", intake::RESERVED_KEY, row.id, launch.peer),
             locks: [target.clone()],
             target,
             event_id: event.id,

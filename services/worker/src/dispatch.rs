@@ -4,15 +4,16 @@
 //! idempotency key, so a second sending is harmless. The agent's reply means accepted; what came of it is a report.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use async_nats::RequestErrorKind;
+use async_nats::{HeaderMap, RequestErrorKind};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use omnirelay_bus::Bus;
 use omnirelay_contract::agent::Reply;
-use omnirelay_contract::subject;
+use omnirelay_contract::subject::{self, HEADER_TRACEPARENT};
+use omnirelay_runtime::spans::{self, Kind, Told};
 use omnirelay_store::effects::{self, NewEffect};
 use omnirelay_store::{PgPool, StoreError};
 use omnirelay_workflow::{OperationId, PeerId};
@@ -48,6 +49,13 @@ enum Sent {
     Unreached,
 }
 
+/// A command that is to be sent now, in its operation's trace.
+struct Standing {
+    effect: NewEffect,
+    attempts: i32,
+    traceparent: Option<String>,
+}
+
 #[derive(Debug)]
 struct Settled {
     id: String,
@@ -78,8 +86,8 @@ impl Dispatcher {
                         break;
                     }
                     let batch = taken.drain(..).map(|effect| (effect, 1)).collect();
-                    for (effect, attempts) in self.standing(batch).await {
-                        flights.push(self.send(effect, attempts));
+                    for standing in self.standing(batch).await {
+                        flights.push(self.send(standing));
                     }
                 }
                 _ = settle.tick(), if !settled.is_empty() => {
@@ -93,8 +101,8 @@ impl Dispatcher {
                     match effects::lease(&self.pool, MAX_TAKEN as i64).await {
                         Ok(leased) => {
                             let batch = leased.into_iter().map(|leased| (leased.effect, leased.attempts)).collect();
-                            for (effect, attempts) in self.standing(batch).await {
-                                flights.push(self.send(effect, attempts));
+                            for standing in self.standing(batch).await {
+                                flights.push(self.send(standing));
                             }
                         }
                         Err(error) => tracing::debug!(%error, "cannot look for commands"),
@@ -105,13 +113,19 @@ impl Dispatcher {
     }
 
     /// Looks whether commands still stand before any of them is sent. If that cannot be told, nothing is sent now.
-    async fn standing(&self, batch: Vec<(NewEffect, i32)>) -> Vec<(NewEffect, i32)> {
+    async fn standing(&self, batch: Vec<(NewEffect, i32)>) -> Vec<Standing> {
         if batch.is_empty() {
-            return batch;
+            return Vec::new();
         }
         let ids: Vec<&str> = batch.iter().map(|(effect, _)| effect.id.as_str()).collect();
         match effects::standing(&self.pool, &ids).await {
-            Ok(standing) => batch.into_iter().filter(|(effect, _)| standing.contains(&effect.id)).collect(),
+            Ok(mut standing) => batch
+                .into_iter()
+                .filter_map(|(effect, attempts)| {
+                    let traceparent = standing.remove(&effect.id)?;
+                    Some(Standing { effect, attempts, traceparent })
+                })
+                .collect(),
             Err(error) => {
                 tracing::debug!(%error, "commands wait for the database");
                 Vec::new()
@@ -119,16 +133,21 @@ impl Dispatcher {
         }
     }
 
-    fn send(&self, effect: NewEffect, attempts: i32) -> impl Future<Output = Settled> + use<> {
+    fn send(&self, Standing { effect, attempts, traceparent }: Standing) -> impl Future<Output = Settled> + use<> {
         let client = self.bus.client().clone();
         let connected = self.bus.is_connected();
         async move {
+            let started = Instant::now();
+            let own = traceparent.as_deref().and_then(spans::beneath);
+            let headers = headers(
+                own.map(|own| own.to_string()).as_deref().or(traceparent.as_deref()).filter(|text| !text.is_empty()),
+            );
             let sent = match PeerId::parse(&effect.peer) {
                 // The client would keep it and send it whenever the bus is back, expired or not.
                 Ok(_) if !connected => Sent::Unreached,
                 Ok(peer) => {
                     let subject = subject::agent(&peer, &effect.verb);
-                    let request = client.request(subject, Bytes::from(effect.payload));
+                    let request = client.request_with_headers(subject, headers, Bytes::from(effect.payload));
                     match tokio::time::timeout(REPLY, request).await {
                         Ok(Ok(message)) => match serde_json::from_slice(&message.payload) {
                             Ok(Reply::Accepted) => Sent::Accepted,
@@ -149,6 +168,20 @@ impl Dispatcher {
             };
             metrics::counter!("omnirelay_effect_attempts_total", "kind" => effect.verb.clone(), "outcome" => outcome)
                 .increment(1);
+            if let Some(own) = own {
+                let parent = traceparent.and_then(|text| text.parse().ok());
+                spans::ended(own, parent, started.elapsed(), || Told {
+                    name: format!("command {}", effect.verb).into(),
+                    kind: Kind::Client,
+                    attributes: vec![
+                        ("omnirelay.command", effect.id.clone()),
+                        ("omnirelay.operation", effect.operation.to_string()),
+                        ("omnirelay.peer", effect.peer.clone()),
+                        ("omnirelay.outcome", outcome.to_owned()),
+                    ],
+                    failed: (outcome != "accepted").then_some(outcome.into()),
+                });
+            }
             Settled { id: effect.id, operation: effect.operation, attempts, sent }
         }
     }
@@ -185,6 +218,15 @@ impl Dispatcher {
         }
         Ok(())
     }
+}
+
+/// The trace goes with the command.
+fn headers(traceparent: Option<&str>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Some(traceparent) = traceparent {
+        headers.insert(HEADER_TRACEPARENT, traceparent);
+    }
+    headers
 }
 
 /// 0.25 s, 0.5 s, 1 s … 5 s.

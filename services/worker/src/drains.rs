@@ -45,6 +45,13 @@ impl LoadedDrain {
         })
     }
 
+    /// Its parent was cancelled.
+    pub fn cancel_by_parent(&mut self, cancel: &str) -> Result<(), StoreError> {
+        let cancel = serde_json::from_str(cancel).map_err(|e| StoreError::corrupt("a bulk drain's cancel", e))?;
+        self.cancel = Some(cancel);
+        Ok(())
+    }
+
     /// The workloads that it has touched, wherever they are now.
     pub fn touched(&self) -> impl Iterator<Item = &WorkloadId> {
         self.run.iter().flat_map(Drain::touched)
@@ -64,7 +71,17 @@ pub fn apply(
     let Some(before) = records.peers.get(peer).map(|record| record.revision) else {
         return Err(StoreError::corrupt("a drain's target", std::io::Error::other("there is no such peer")));
     };
-    let mut applying = Applying { work, actor, peer, records, decided, now, paused: loaded.paused.clone(), commands: Vec::new(), told: Vec::new() };
+    let mut applying = Applying {
+        work,
+        actor,
+        peer,
+        records,
+        decided,
+        now,
+        paused: loaded.paused.clone(),
+        commands: Vec::new(),
+        told: Vec::new(),
+    };
     let run = match loaded.run.take() {
         Some(run) => run,
         None => applying.start(&loaded.params),
@@ -238,7 +255,10 @@ impl Applying<'_> {
                     CommandWorkload {
                         service: known.map(|m| &m.service).or(record.map(|w| &w.service)).cloned().unwrap_or_default(),
                         unit: known.map(|m| &m.unit).or(record.map(|w| &w.unit)).cloned().flatten(),
-                        handover: known.map(|m| m.handover).or(record.map(|w| w.handover)).unwrap_or(Handover::StartFirst),
+                        handover: known
+                            .map(|m| m.handover)
+                            .or(record.map(|w| w.handover))
+                            .unwrap_or(Handover::StartFirst),
                         id,
                         epoch,
                     }

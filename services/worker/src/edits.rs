@@ -11,7 +11,7 @@ use omnirelay_store::registry::PeerRecord;
 use omnirelay_workflow::operation::{State, Target, Verb};
 use omnirelay_workflow::patch::{self, PeerPatch};
 use omnirelay_workflow::resource::{ClusterState, DrainMark, Hold, HoldKind, PeerState, peer_state};
-use omnirelay_workflow::settings::Settings;
+use omnirelay_workflow::settings::{Settings, changes};
 use omnirelay_workflow::{ClusterId, PeerId, Rejected, Timestamp};
 use serde_json::{Value, json};
 
@@ -68,18 +68,12 @@ pub fn apply(
     end(work, actor, State::Succeeded, None, revisions, log, now)
 }
 
-fn patch_peer(
-    work: &WorkRow,
-    id: &PeerId,
-    records: &mut Records,
-) -> Result<Result<Edited, Rejected>, StoreError> {
+fn patch_peer(work: &WorkRow, id: &PeerId, records: &mut Records) -> Result<Result<Edited, Rejected>, StoreError> {
     let Some(record) = records.peers.get(id) else { return Ok(Err(gone(id))) };
     let params: Value = parsed("a patch's parameters", &work.row.params)?;
     let wanted = PeerPatch { labels: params.get("labels").cloned(), metadata: params.get("metadata").cloned() };
-    let (old_labels, old_metadata) = (
-        parsed("a peer's labels", &record.row.labels)?,
-        parsed::<Value>("a peer's metadata", &record.row.metadata)?,
-    );
+    let (old_labels, old_metadata) =
+        (parsed("a peer's labels", &record.row.labels)?, parsed::<Value>("a peer's metadata", &record.row.metadata)?);
     let (labels, metadata) = match patch::peer(&old_labels, &old_metadata, &wanted) {
         Ok(after) => after,
         Err(wrong) => return Ok(Err(Rejected::InvalidChange { detail: wrong.to_string() })),
@@ -107,9 +101,10 @@ fn put_peer(
     now: Timestamp,
 ) -> Result<Result<Edited, Rejected>, StoreError> {
     let body: PutPeerBody = parsed("a put's parameters", &work.row.params)?;
-    let name = body.name.clone().unwrap_or_else(|| {
-        records.peers.get(id).map_or_else(|| id.to_string(), |record| record.row.name.clone())
-    });
+    let name = body
+        .name
+        .clone()
+        .unwrap_or_else(|| records.peers.get(id).map_or_else(|| id.to_string(), |record| record.row.name.clone()));
     if records.names.get(&name).is_some_and(|owner| owner != id.as_str()) {
         return Ok(Err(Rejected::NotPossible { detail: format!("another peer is called {name}: names are unique") }));
     }
@@ -162,7 +157,8 @@ fn put_peer(
     }
     let known = peer_state(record.mark, &record.holds);
     if body.state.is_some_and(|state| state != known) {
-        let detail = format!("peer {id} is {known}: `state` is only for its creation; use :cordon, :uncordon or :drain");
+        let detail =
+            format!("peer {id} is {known}: `state` is only for its creation; use :cordon, :uncordon or :drain");
         return Ok(Err(Rejected::NotPossible { detail }));
     }
     let before = record.revision;
@@ -179,7 +175,8 @@ fn put_peer(
         new.capacity = i32::try_from(capacity).unwrap_or(i32::MAX);
     }
     let same = |a: &str, b: &str| parsed::<Value>("json", a).ok() == parsed::<Value>("json", b).ok();
-    let changed = (&old.name, &old.role, &old.address, old.capacity) != (&new.name, &new.role, &new.address, new.capacity)
+    let changed = (&old.name, &old.role, &old.address, old.capacity)
+        != (&new.name, &new.role, &new.address, new.capacity)
         || !same(&old.labels, &new.labels)
         || !same(&old.metadata, &new.metadata);
     if changed {
@@ -199,11 +196,7 @@ fn put_peer(
     }))
 }
 
-fn put_cluster(
-    work: &WorkRow,
-    id: &ClusterId,
-    records: &mut Records,
-) -> Result<Result<Edited, Rejected>, StoreError> {
+fn put_cluster(work: &WorkRow, id: &ClusterId, records: &mut Records) -> Result<Result<Edited, Rejected>, StoreError> {
     let body: PutClusterBody = parsed("a put's parameters", &work.row.params)?;
     let max_unavailable = body.max_unavailable.as_ref().map(|amount| match amount {
         Value::String(text) => text.clone(),
@@ -296,7 +289,7 @@ fn settings(
     let before = config.revision;
     let changed = after != config.value;
     let told = json!({ "revisionBefore": before, "revision": if changed { before + 1 } else { before },
-                       "before": config.value, "after": after });
+                       "changes": changes(&config.value, &after) });
     let result = json!({ "revisionBefore": before, "revision": if changed { before + 1 } else { before } });
     if changed {
         let new = NewConfig {

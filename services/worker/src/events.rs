@@ -14,6 +14,40 @@ use uuid::Uuid;
 /// Members that every event has: no detail may be called so.
 const RESERVED: [&str; 7] = ["operation", "operationSeq", "actor", "state", "phase", "progress", "audit"];
 
+/// What an event may tell beside its facts, bytes. The bus takes a message of 1 MiB at most, and one that it does not take would
+/// hold up all that come after it.
+const MAX_DETAIL: usize = 256 * 1024;
+/// Of a list in an event that would be larger.
+const SHOWN: usize = 50;
+
+/// Shortens what is too long to be told: lists to their first members, with how many are left out. The whole is in the record.
+fn bound(detail: &mut Map<String, Value>) {
+    let size = |detail: &Map<String, Value>| serde_json::to_string(detail).map_or(usize::MAX, |text| text.len());
+    if size(detail) <= MAX_DETAIL {
+        return;
+    }
+    detail.values_mut().for_each(shorten);
+    detail.insert("truncated".to_owned(), Value::Bool(true));
+    if size(detail) > MAX_DETAIL {
+        detail.retain(|name, _| ["target", "parent", "changed", "truncated"].contains(&name.as_str()));
+    }
+}
+
+fn shorten(value: &mut Value) {
+    match value {
+        Value::Array(members) => {
+            let omitted = members.len().saturating_sub(SHOWN);
+            members.truncate(SHOWN);
+            members.iter_mut().for_each(shorten);
+            if omitted > 0 {
+                members.push(json!({ "omitted": omitted }));
+            }
+        }
+        Value::Object(members) => members.values_mut().for_each(shorten),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
 /// The events of one batch, in order.
 #[derive(Debug, Default)]
 pub struct Log {
@@ -51,6 +85,7 @@ impl Log {
         let state: State = row.state.parse().map_err(|error| StoreError::corrupt("an operation's state", error))?;
         let progress = serde_json::from_str(&row.progress)
             .map_err(|error| StoreError::corrupt("an operation's progress", error))?;
+        bound(&mut detail);
         let latency = now.duration_since(row.created_at).as_millis();
         let data = EventData {
             operation: Some(row.id),
@@ -100,6 +135,8 @@ pub fn stuck(id: OperationId, poisoned: &Poisoned, actor: Option<Actor>, why: &s
             verb: poisoned.verb.clone(),
             outcome: State::Stuck.as_str().to_owned(),
             actor,
+            reason: poisoned.reason.clone(),
+            change_ticket: poisoned.change_ticket.clone(),
             ..AuditFacts::default()
         },
         detail,
@@ -120,5 +157,25 @@ pub fn detail(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(map) => map,
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => Map::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_long_for_the_bus_is_shortened() {
+        let long: Vec<Value> = (0..20_000).map(|n| json!({ "peer": format!("peer-{n}"), "why": "drained" })).collect();
+        let check = |value: Value, truncated: bool, kept: &str| {
+            let mut told = detail(value);
+            bound(&mut told);
+            assert_eq!(told.contains_key("truncated"), truncated);
+            let text = Value::Object(told).to_string();
+            assert!(text.len() <= MAX_DETAIL + 100 && text.contains(kept), "{} bytes", text.len());
+        };
+        check(json!({ "result": { "failed": [1, 2] } }), false, "failed");
+        check(json!({ "result": { "notRestored": long } }), true, "{\"omitted\":19950}");
+        check(json!({ "target": "config/settings", "text": "x".repeat(MAX_DETAIL) }), true, "config/settings");
     }
 }

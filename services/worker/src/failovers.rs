@@ -16,7 +16,7 @@ use omnirelay_workflow::promote::{
 };
 use omnirelay_workflow::resource::ClusterState;
 use omnirelay_workflow::{ClusterId, CommandId, Timestamp};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::batch::Decided;
 use crate::events::About;
@@ -66,7 +66,8 @@ pub fn apply(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let old = Shown::of(work)?;
-    let mut applying = Applying { loaded, work, actor, records, decided, now, told: Vec::new() };
+    let mut applying =
+        Applying { loaded, work, actor, records, decided, now, told: Vec::new(), before: BTreeMap::new() };
     let run = match applying.loaded.run.take() {
         Some(run) => run,
         None => applying.start(policies),
@@ -84,6 +85,8 @@ struct Applying<'a> {
     decided: &'a mut Decided,
     now: Timestamp,
     told: Vec<Event>,
+    /// The revisions of the clusters that this batch changes, as they were.
+    before: BTreeMap<ClusterId, i64>,
 }
 
 impl Applying<'_> {
@@ -135,7 +138,8 @@ impl Applying<'_> {
 
     /// The gate before anything changes.
     fn gate(&mut self, run: Promote, policies: &[GatePolicy]) -> Result<Promote, StoreError> {
-        if !matches!(run.phase, Phase::AwaitingGate) || self.loaded.paused.is_some() {
+        // Also while it is paused: a no and the expiry hold. Passed, it waits for its resume.
+        if !matches!(run.phase, Phase::AwaitingGate) {
             return Ok(run);
         }
         // The run is kept before the gate decides, so that what it ends is an operation that has begun.
@@ -200,12 +204,14 @@ impl Applying<'_> {
                     self.records.mesh_version = self.records.mesh_version.max(version);
                     self.records.mesh_changed = true;
                     for id in clusters {
+                        self.remember(&id);
                         self.records.edit_cluster(&id, |cluster| {
                             cluster.row.failover_version = i64::try_from(version).unwrap_or(i64::MAX);
                         });
                     }
                 }
                 Change::State { cluster, state } => {
+                    self.remember(&cluster);
                     self.records.edit_cluster(&cluster, |cluster| cluster.set_state(state));
                 }
             }
@@ -219,6 +225,12 @@ impl Applying<'_> {
         self.told.extend(step.events);
         self.work.wake_at = step.wake_at;
         step.next
+    }
+
+    fn remember(&mut self, cluster: &ClusterId) {
+        if let Some(record) = self.records.clusters.get(cluster) {
+            self.before.entry(cluster.clone()).or_insert(record.row.revision);
+        }
     }
 
     fn effect(&self, command: Command) -> Result<NewEffect, StoreError> {
@@ -260,8 +272,7 @@ impl Applying<'_> {
         let awaiting = status.state == State::AwaitingApproval;
         let wake_at = self.work.wake_at;
         let mut told = std::mem::take(&mut self.told);
-        let mut telling =
-            Telling { work: self.work, actor: self.actor, log: &mut self.decided.log, now: self.now };
+        let mut telling = Telling { work: self.work, actor: self.actor, log: &mut self.decided.log, now: self.now };
         if awaiting {
             // The gate has told of itself.
             telling.work.row.phase = status.phase.map(str::to_owned);
@@ -270,14 +281,13 @@ impl Applying<'_> {
         }
         let ended = telling.stand(old, &status)?;
         for event in told.drain(..) {
-            tell(&mut telling, self.records, event)?;
+            tell(&mut telling, self.records, &self.before, event)?;
         }
         if ended {
             if let (State::Refused, Phase::Ended(end)) = (status.state, &run.phase)
                 && let Some(rejected) = &end.rejected
             {
-                let problem =
-                    Problem::from(rejected).at(format!("/control/operations/{}", telling.work.row.id));
+                let problem = Problem::from(rejected).at(format!("/control/operations/{}", telling.work.row.id));
                 telling.work.row.error = Some(text("a problem", &problem)?);
             }
             return telling.ended(status, None);
@@ -288,7 +298,12 @@ impl Applying<'_> {
     }
 }
 
-fn tell(telling: &mut Telling<'_>, records: &Records, event: Event) -> Result<(), StoreError> {
+fn tell(
+    telling: &mut Telling<'_>,
+    records: &Records,
+    before: &BTreeMap<ClusterId, i64>,
+    event: Event,
+) -> Result<(), StoreError> {
     let (id, what, facts) = match event {
         Event::Changed { cluster, state } => {
             let facts = json!({ "cluster": cluster, "clusterState": state });
@@ -299,11 +314,13 @@ fn tell(telling: &mut Telling<'_>, records: &Records, event: Event) -> Result<()
             (cluster, "promoted", facts)
         }
         Event::Demoted { cluster, version } => {
-            let facts = json!({ "cluster": cluster, "clusterState": ClusterState::Passive, "failoverVersion": version });
+            let facts =
+                json!({ "cluster": cluster, "clusterState": ClusterState::Passive, "failoverVersion": version });
             (cluster, "demoted", facts)
         }
     };
-    let revision = records.clusters.get(&id).map(|cluster| cluster.row.revision);
+    let after = records.clusters.get(&id).map(|cluster| cluster.row.revision);
+    let revisions = after.map(|after| (before.get(&id).copied().unwrap_or(after), after));
     let about = About { resource: "clusters", id: id.as_str(), what, outcome: what };
-    telling.resource(about, revision.map(|revision| (revision, revision)), Value::clone(&facts))
+    telling.resource(about, revisions, facts)
 }

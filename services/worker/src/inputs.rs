@@ -29,10 +29,33 @@ pub enum Work {
 /// How often operations are looked for that no message spoke of.
 const POLL: Duration = Duration::from_millis(250);
 
+/// One of the worker's consumers, which all workers share.
+#[derive(Debug, Clone, Copy)]
+pub struct Consumer {
+    /// For the metric.
+    pub name: &'static str,
+    stream: &'static str,
+    durable: &'static str,
+}
+
+const REQUESTS: Consumer = Consumer { name: "requests", stream: subject::STREAM_REQUESTS, durable: "worker-requests" };
+const REPORTS: Consumer = Consumer { name: "reports", stream: subject::STREAM_REPORTS, durable: "worker-reports" };
+
+pub const CONSUMERS: [Consumer; 2] = [REQUESTS, REPORTS];
+
+/// Messages that a consumer has yet to get, and those that it has not acknowledged.
+pub async fn pending(bus: &Bus, consumer: Consumer) -> Result<u64, BusError> {
+    let found: Result<PullConsumer, _> =
+        bus.jetstream().get_consumer_from_stream(consumer.durable, consumer.stream).await;
+    let found = found.map_err(|error| BusError::JetStream(error.to_string()))?;
+    let info = found.cached_info();
+    Ok(info.num_pending + info.num_ack_pending as u64)
+}
+
 /// Mutation requests. Wake-ups only: nothing is acknowledged, the poll is behind them.
 pub async fn requests(bus: Bus, streams: StreamOptions, work: mpsc::Sender<Work>, shutdown: CancellationToken) {
     let config = PullConfig {
-        durable_name: Some("worker-requests".to_owned()),
+        durable_name: Some(REQUESTS.durable.to_owned()),
         ack_policy: AckPolicy::None,
         deliver_policy: DeliverPolicy::New,
         ..PullConfig::default()
@@ -42,13 +65,13 @@ pub async fn requests(bus: Bus, streams: StreamOptions, work: mpsc::Sender<Work>
         Ok(request) => Ok(Work::Wake(request.operation)),
         Err(_) => Err(Box::new(message)),
     };
-    consume(&bus, streams, subject::STREAM_REQUESTS, &config, work, &shutdown, wake).await;
+    consume(&bus, streams, REQUESTS.stream, &config, work, &shutdown, wake).await;
 }
 
 /// Reports of agents.
 pub async fn reports(bus: Bus, streams: StreamOptions, work: mpsc::Sender<Work>, shutdown: CancellationToken) {
     let config = PullConfig {
-        durable_name: Some("worker-reports".to_owned()),
+        durable_name: Some(REPORTS.durable.to_owned()),
         ack_policy: AckPolicy::Explicit,
         deliver_policy: DeliverPolicy::All,
         ack_wait: Duration::from_secs(20),
@@ -62,7 +85,7 @@ pub async fn reports(bus: Bus, streams: StreamOptions, work: mpsc::Sender<Work>,
             Err(Box::new(message))
         }
     };
-    consume(&bus, streams, subject::STREAM_REPORTS, &config, work, &shutdown, report).await;
+    consume(&bus, streams, REPORTS.stream, &config, work, &shutdown, report).await;
 }
 
 /// Pulls for as long as the process lives, over lost connections and deleted consumers.

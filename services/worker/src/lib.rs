@@ -19,6 +19,7 @@ mod drains;
 mod edits;
 mod events;
 mod failovers;
+mod gauges;
 mod inputs;
 mod lifecycle;
 mod load;
@@ -94,6 +95,7 @@ pub async fn run(options: WorkerOptions, shutdown: CancellationToken) {
         published,
     };
     tasks.spawn(observe::run(observer, shutdown.clone()));
+    tasks.spawn(gauges::run(options.pool.clone(), options.bus.clone(), shutdown.clone()));
     tasks.spawn(reconcile::run(options.pool, work_tx, options.events_retention, shutdown));
     tasks.close();
     tasks.wait().await;

@@ -16,6 +16,7 @@ use omnirelay_store::operations::WorkRow;
 use omnirelay_workflow::budget::{self, Admission};
 use omnirelay_workflow::gate::{self, Decision, Gate, GateAt, GatePolicy, Look, Subject};
 use omnirelay_workflow::operation::{Blocker, BlockerCode, Paused, State, Target};
+use omnirelay_workflow::resource::DrainMark;
 use omnirelay_workflow::{ClusterId, PeerId, Rejected, Timestamp};
 use serde_json::{Map, Value, json};
 
@@ -94,10 +95,16 @@ pub fn revisions(target: &Target, named: &[ClusterId], records: &Records) -> BTr
     revisions
 }
 
-/// A cancel that was acknowledged before the first step: then there is none.
-pub fn cancelled_first(work: &mut WorkRow, actor: &Actor, log: &mut Log, now: Timestamp) -> Result<(), StoreError> {
+/// A cancel that was acknowledged before the first step: then there is none. `result` where the workflow has its own words for that.
+pub fn cancelled_first(
+    work: &mut WorkRow,
+    actor: &Actor,
+    result: Option<Value>,
+    log: &mut Log,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     work.row.changed = false;
-    let result = json!({ "moved": [], "restored": [], "notRestored": [] });
+    let result = result.unwrap_or_else(|| json!({ "moved": [], "restored": [], "notRestored": [] }));
     work.row.result = work.run.is_none().then(|| result.to_string());
     end(work, actor, State::Cancelled, Some(json!({ "result": result })), None, log, now)
 }
@@ -138,18 +145,12 @@ impl AtGate<'_> {
         let Some(policy) = policies.iter().find(|policy| policy.gate == at) else { return Ok(Passage::On) };
         let params = self.work.row.params.clone();
         let (verb, target) = (self.work.row.verb.clone(), self.work.row.target.clone());
-        let subject = Subject {
-            verb: &verb,
-            target: &target,
-            params: &params,
-            revisions: &about.revisions,
-            peers: about.peers,
-        };
+        let subject =
+            Subject { verb: &verb, target: &target, params: &params, revisions: &about.revisions, peers: about.peers };
         let known = match &self.work.row.approval {
             None => None,
             Some(text) => {
-                let gate: Gate =
-                    serde_json::from_str(text).map_err(|error| StoreError::corrupt("a gate", error))?;
+                let gate: Gate = serde_json::from_str(text).map_err(|error| StoreError::corrupt("a gate", error))?;
                 Some(gate).filter(|gate| gate.gate == at)
             }
         };
@@ -261,7 +262,12 @@ impl AtGate<'_> {
             return Ok(Passage::On);
         };
         let ahead = state_of.queued.iter().filter(|other| **other < id).count() as u32;
-        match budget::admit(state_of.limit, &state_of.peers, peer, ahead) {
+        // A peer that is out already costs nothing; one that only flaps while it waits is not to slip past the others.
+        let mut standing = state_of.peers.clone();
+        if state(self.work)? == State::Queued && record.mark == DrainMark::None {
+            standing.iter_mut().filter(|one| one.peer == *peer).for_each(|one| one.unavailable = false);
+        }
+        match budget::admit(state_of.limit, &standing, peer, ahead) {
             Admission::Start => {
                 state_of.queued.remove(&id);
                 if let Some(standing) = state_of.peers.iter_mut().find(|standing| standing.peer == *peer) {
@@ -314,3 +320,6 @@ impl AtGate<'_> {
         blockers.into_iter().find(|blocker| blocker.code == code).map(|blocker| blocker.since)
     }
 }
+
+#[cfg(test)]
+mod tests;

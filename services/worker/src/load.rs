@@ -51,11 +51,11 @@ impl Loaded {
         let target = crate::batch::target(&work)?;
         let actor = serde_json::from_str(&work.actor_json)
             .map_err(|error| StoreError::corrupt("an operation's actor", error))?;
-        let workflow = match (verb, &target) {
-            (Verb::PeersDrain, Target::Many(_)) => Workflow::Bulk(Box::new(LoadedBulk::parse(&work)?)),
-            (Verb::PeersDrain, _) => Workflow::Drain(Box::new(LoadedDrain::parse(&work)?)),
+        let own = match (verb, &target) {
+            (Verb::PeersDrain, Target::Many(_)) => LoadedBulk::parse(&work).map(|bulk| Workflow::Bulk(Box::new(bulk))),
+            (Verb::PeersDrain, _) => LoadedDrain::parse(&work).map(|drain| Workflow::Drain(Box::new(drain))),
             (Verb::ClustersPromote | Verb::ClustersDemote, _) => {
-                Workflow::Failover(Box::new(LoadedFailover::parse(&work)?))
+                LoadedFailover::parse(&work).map(|failover| Workflow::Failover(Box::new(failover)))
             }
             (
                 Verb::PeersCordon
@@ -66,7 +66,15 @@ impl Loaded {
                 | Verb::ConfigPatch
                 | Verb::ConfigRollback,
                 _,
-            ) => Workflow::Quick,
+            ) => Ok(Workflow::Quick),
+        };
+        let workflow = match own {
+            // What cannot be read may be why it is stuck. To resolve it is to end it, with what is left as it is.
+            Err(error) if work.resolve.is_some() => {
+                tracing::warn!(operation = %work.row.id, %error, "a stuck operation is resolved unread");
+                Workflow::Quick
+            }
+            own => own?,
         };
         Ok(Self { policies: lifecycle::policies(&work)?, work, verb, target, actor, workflow })
     }
@@ -89,6 +97,12 @@ impl Loaded {
     pub fn named(&self) -> Vec<ClusterId> {
         match &self.workflow {
             Workflow::Failover(failover) => failover.named(),
+            // One that is resolved unread.
+            Workflow::Quick if matches!(self.verb, Verb::ClustersPromote | Verb::ClustersDemote) => {
+                serde_json::from_str::<omnirelay_workflow::promote::Params>(&self.work.row.params)
+                    .map(|params| params.named().cloned().collect())
+                    .unwrap_or_default()
+            }
             Workflow::Quick | Workflow::Drain(_) | Workflow::Bulk(_) => Vec::new(),
         }
     }
@@ -121,12 +135,11 @@ pub async fn records(
     loaded: &mut [Loaded],
     batch: &Batch,
 ) -> Result<Records, StoreError> {
-    let peers: BTreeSet<String> =
-        loaded.iter().filter_map(|op| op.target.peer()).map(ToString::to_string).collect();
+    let peers: BTreeSet<String> = loaded.iter().filter_map(|op| op.target.peer()).map(ToString::to_string).collect();
     let peers: Vec<String> = peers.into_iter().collect();
-    let quick_on_peers = loaded
-        .iter()
-        .all(|op| matches!((&op.workflow, &op.target), (Workflow::Quick, Target::Peer(_))) && op.verb != Verb::PeersPut);
+    let quick_on_peers = loaded.iter().all(|op| {
+        matches!((&op.workflow, &op.target), (Workflow::Quick, Target::Peer(_))) && op.verb != Verb::PeersPut
+    });
     if quick_on_peers {
         return Ok(Records::new(registry::lock_peers(tx, &peers).await?));
     }
@@ -138,12 +151,12 @@ pub async fn records(
         .collect();
     let named: Vec<String> = named.into_iter().collect();
     let edits_settings = loaded.iter().any(|op| op.target == Target::Settings);
-    let mesh_version =
-        if named.is_empty() && !edits_settings { 0 } else { clusters::lock_mesh(tx).await? };
+    let mesh_version = if named.is_empty() && !edits_settings { 0 } else { clusters::lock_mesh(tx).await? };
     let revision = config::revision(tx).await?;
     let snapshot = settings.at_least(tx, revision).await?;
     registry::lock_clusters(tx, &draining, &named).await?;
     let mut records = Records::new(registry::lock_peers(tx, &peers).await?);
+    records.whole = true;
     records.mesh_version = mesh_version;
     if edits_settings {
         records.config = Some(ConfigState { revision: snapshot.revision, value: snapshot.value.clone() });
@@ -158,8 +171,7 @@ pub async fn records(
     records.names = names(tx, loaded).await?;
     if !draining.is_empty() {
         records = with_registry(tx, records, loaded, &draining, &snapshot.settings.disruption.services).await?;
-        records.budgets =
-            budgets(tx, &records, loaded, snapshot.settings.disruption.max_unavailable.as_ref()).await?;
+        records.budgets = budgets(tx, &records, loaded, snapshot.settings.disruption.max_unavailable.as_ref()).await?;
     }
     records.settings = Some(std::sync::Arc::new(snapshot.settings.clone()));
     inputs(tx, loaded, batch).await?;
@@ -211,6 +223,9 @@ async fn budgets(
     let beginning = loaded.iter().filter(|op| !op.has_begun()).filter_map(Loaded::draining);
     let clusters: BTreeSet<String> =
         beginning.filter_map(|peer| records.peers.get(peer)).map(|peer| peer.cluster.to_string()).collect();
+    if clusters.is_empty() {
+        return Ok(HashMap::new());
+    }
     let clusters: Vec<String> = clusters.into_iter().collect();
     let mut own: HashMap<String, Option<Amount>> = HashMap::new();
     for (cluster, limit) in clusters::limits(tx, &clusters).await? {
@@ -274,6 +289,9 @@ async fn names(tx: &mut PgConnection, loaded: &[Loaded]) -> Result<HashMap<Strin
 /// Reports of this batch, and what the dispatcher found out about commands that nobody reported.
 async fn inputs(tx: &mut PgConnection, loaded: &mut [Loaded], batch: &Batch) -> Result<(), StoreError> {
     let ids: Vec<OperationId> = loaded.iter().filter(|op| op.has_begun()).map(|op| op.work.row.id).collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
     let mut answers: HashMap<OperationId, Vec<Answer>> = HashMap::new();
     for answer in effects::answers(tx, &ids).await? {
         answers.entry(answer.operation).or_default().push(answer);
@@ -297,8 +315,8 @@ async fn inputs(tx: &mut PgConnection, loaded: &mut [Loaded], batch: &Batch) -> 
 
 fn outcome(answer: &Answer) -> Result<(CommandId, Outcome), StoreError> {
     let id = CommandId::parse(&answer.id).map_err(|error| StoreError::corrupt("a command's id", error))?;
-    let outcome = serde_json::from_str(&answer.outcome)
-        .map_err(|error| StoreError::corrupt("a command's outcome", error))?;
+    let outcome =
+        serde_json::from_str(&answer.outcome).map_err(|error| StoreError::corrupt("a command's outcome", error))?;
     Ok(match outcome {
         StoredOutcome::Refused(message) => (id, Outcome::Refused { message }),
         StoredOutcome::Done => (id, Outcome::Done),
@@ -329,14 +347,18 @@ async fn relatives(tx: &mut PgConnection, loaded: &mut [Loaded]) -> Result<(), S
         return Ok(());
     }
     let parents: Vec<OperationId> = parents.into_iter().collect();
-    let pauses: HashMap<OperationId, Option<String>> =
-        operations::pauses(tx, &parents).await?.into_iter().collect();
+    let held_up: HashMap<OperationId, (Option<String>, Option<String>)> =
+        operations::held_up(tx, &parents).await?.into_iter().map(|(id, pause, cancel)| (id, (pause, cancel))).collect();
     for op in loaded.iter_mut() {
-        let pause = op.work.row.parent.and_then(|parent| pauses.get(&parent)).and_then(Option::as_deref);
-        if let (Workflow::Drain(drain), Some(pause)) = (&mut op.workflow, pause)
-            && drain.paused.is_none()
-        {
-            drain.paused = lifecycle::paused(Some(pause))?;
+        let Some((pause, cancel)) = op.work.row.parent.and_then(|parent| held_up.get(&parent)) else { continue };
+        let Workflow::Drain(drain) = &mut op.workflow else { continue };
+        if drain.paused.is_none() {
+            drain.paused = lifecycle::paused(pause.as_deref())?;
+        }
+        // A cancel of the parent was acknowledged: no forward step after it, whoever is stepped first.
+        if let Some(cancel) = cancel.as_ref().filter(|_| op.work.row.cancel.is_none()) {
+            op.work.row.cancel = Some(cancel.clone());
+            drain.cancel_by_parent(cancel)?;
         }
     }
     Ok(())

@@ -1,9 +1,8 @@
-//! The reconciler: wakes what nothing else would, prunes what nobody needs, and counts.
+//! The reconciler: wakes what nothing else would, prunes what nobody needs.
 
 use std::time::Duration;
 
 use omnirelay_store::{PgPool, StoreError, events, operations};
-use omnirelay_workflow::operation::{State, Verb};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -30,27 +29,16 @@ async fn once(pool: &PgPool, work: &mpsc::Sender<Work>, retention: Duration) -> 
         tracing::warn!(operation = %id, "an operation made no progress and nothing would wake it");
         let _ = work.send(Work::Wake(id)).await;
     }
-    // Whoever frees a slot wakes its queue, but not somebody who came into it at the same moment.
-    let mut connection = pool.acquire().await?;
+    // Whoever frees a slot wakes its queue, but not somebody who came into it at the same moment; and a peer that is healthy again
+    // frees one as well, and says so to nobody in particular.
+    let mut connection = pool.acquire().await.map_err(StoreError::from)?;
     let queues = operations::queues(&mut connection).await?;
     if !queues.is_empty() {
-        for id in operations::wake_queued(&mut connection, &queues).await? {
+        for id in operations::wake_queues(&mut connection, &queues).await? {
             let _ = work.send(Work::Wake(id)).await;
         }
     }
     drop(connection);
     while events::prune(pool, retention.as_secs_f64()).await? == 1_000 {}
-    let counts = operations::by_state(pool).await?;
-    for verb in Verb::ALL {
-        for state in State::ALL.iter().filter(|state| !state.is_terminal() || **state == State::Stuck) {
-            let is_it = |(v, s, _): &&(String, String, i64)| v == verb.as_str() && s == state.as_str();
-            let count = counts.iter().find(is_it).map_or(0, |(_, _, count)| *count);
-            metrics::gauge!("omnirelay_operations", "verb" => verb.as_str(), "state" => state.as_str())
-                .set(count as f64);
-        }
-    }
-    let (pending, age) = events::lag(pool).await?;
-    metrics::gauge!("omnirelay_outbox_pending").set(pending as f64);
-    metrics::gauge!("omnirelay_outbox_lag_seconds").set(age);
     Ok(())
 }

@@ -8,6 +8,7 @@ use omnirelay_store::config::NewConfig;
 use omnirelay_store::registry::{PeerRecord, WorkloadRecord};
 use omnirelay_workflow::budget::{ServiceLoad, Standing};
 use omnirelay_workflow::drain::{Change, World};
+use omnirelay_workflow::operation::Target;
 use omnirelay_workflow::placement::Candidate;
 use omnirelay_workflow::resource::{ClusterState, DrainMark, WorkloadState};
 use omnirelay_workflow::settings::{Amount, Settings};
@@ -32,6 +33,8 @@ pub struct Budget {
 
 #[derive(Debug, Default)]
 pub struct Records {
+    /// More than quick verbs on peers: everything that a batch may need was loaded.
+    pub whole: bool,
     pub peers: BTreeMap<PeerId, PeerRecord>,
     /// Those that operations name.
     pub clusters: BTreeMap<ClusterId, ClusterRecord>,
@@ -285,6 +288,14 @@ impl Records {
     pub fn freed_clusters(&self) -> Vec<String> {
         let peers = self.undrained.iter().filter_map(|id| self.peers.get(id)).map(|peer| peer.cluster.to_string());
         peers.chain(self.changed_clusters.iter().map(ToString::to_string)).collect()
+    }
+
+    /// Resources with a new revision.
+    pub fn changed_resources(&self) -> Vec<String> {
+        let peers = self.changed_peers.union(&self.edited_peers).map(|id| format!("peers/{id}"));
+        let clusters = self.changed_clusters.iter().map(|id| format!("clusters/{id}"));
+        let config = self.new_configs.first().map(|_| Target::Settings.to_string());
+        peers.chain(clusters).chain(config).collect()
     }
 
     pub fn changed(&self) -> (Vec<&PeerRecord>, Vec<&WorkloadRecord>, Vec<&WorkloadId>) {

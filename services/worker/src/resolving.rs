@@ -2,22 +2,59 @@
 //! What it could not put back stays as it is, and stays named in its result.
 
 use omnirelay_store::StoreError;
-use omnirelay_workflow::Timestamp;
 use omnirelay_workflow::drain::Change;
-use omnirelay_workflow::operation::{Paused, State, Target};
-use omnirelay_workflow::resource::DrainMark;
+use omnirelay_workflow::operation::{Paused, State, Target, Verb};
+use omnirelay_workflow::resource::{ClusterState, DrainMark};
+use omnirelay_workflow::{ClusterId, Timestamp};
 use serde_json::{Value, json};
 
 use crate::batch::{Decided, end};
+use crate::events::{About, detail};
 use crate::load::{Loaded, Workflow};
 use crate::records::Records;
 
-pub fn apply(
+/// A promotion that was set aside on its way leaves clusters that are neither active nor passive, which nothing else could ever
+/// change. They go back to what they were, under a further version, which the observer tells their agents.
+fn back_to_before(
     op: &mut Loaded,
     records: &mut Records,
     decided: &mut Decided,
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    let named: Vec<ClusterId> = op.target.cluster().cloned().into_iter().chain(op.named()).collect();
+    let mut stranded: Vec<(ClusterId, ClusterState)> = named
+        .into_iter()
+        .filter_map(|id| {
+            let before = match records.clusters.get(&id)?.state {
+                ClusterState::Promoting => ClusterState::Passive,
+                ClusterState::Demoting => ClusterState::Active,
+                ClusterState::Active | ClusterState::Passive => return None,
+            };
+            Some((id, before))
+        })
+        .collect();
+    stranded.sort();
+    stranded.dedup();
+    if stranded.is_empty() {
+        return Ok(());
+    }
+    records.mesh_version += 1;
+    records.mesh_changed = true;
+    let version = i64::try_from(records.mesh_version).unwrap_or(i64::MAX);
+    for (id, before) in stranded {
+        let old = records.clusters.get(&id).map_or(0, |cluster| cluster.row.revision);
+        records.edit_cluster(&id, |cluster| {
+            cluster.set_state(before);
+            cluster.row.failover_version = version;
+        });
+        let about = About { resource: "clusters", id: id.as_str(), what: "changed", outcome: "changed" };
+        let told = json!({ "cluster": id, "clusterState": before, "failoverVersion": version });
+        decided.log.add(&mut op.work, &op.actor, about, Some((old, old + 1)), detail(told), now)?;
+    }
+    Ok(())
+}
+
+pub fn apply(op: &mut Loaded, records: &mut Records, decided: &mut Decided, now: Timestamp) -> Result<(), StoreError> {
     let resolve: Paused = op
         .work
         .resolve
@@ -42,6 +79,9 @@ pub fn apply(
         }
         let after = records.peers.get(peer).map(|peer| peer.revision);
         revisions = before.zip(after);
+    }
+    if matches!(op.verb, Verb::ClustersPromote | Verb::ClustersDemote) {
+        back_to_before(op, records, decided, now)?;
     }
     let mut result: Value = op
         .work

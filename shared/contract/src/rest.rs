@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use omnirelay_workflow::gate::Gate;
 use omnirelay_workflow::operation::{Blocker, Cancel, Paused, Progress, State, Verb};
-use omnirelay_workflow::settings::Amount;
 use omnirelay_workflow::resource::{ClusterState, Handover, Health, Hold, Labels, PeerState, WorkloadState};
+use omnirelay_workflow::settings::Amount;
 use omnirelay_workflow::{ClusterId, OperationId, PeerId, Timestamp, WorkloadId};
 
 pub use bodies::*;

@@ -56,6 +56,8 @@ pub struct ServeConfig {
     pub streams: Streams,
     #[serde(default)]
     pub log: Log,
+    #[serde(default)]
+    pub telemetry: Telemetry,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -140,6 +142,34 @@ impl Default for Log {
     }
 }
 
+/// Where traces go, and where metrics are read. Logs go to stderr.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Telemetry {
+    /// A collector that speaks OTLP over HTTP (protobuf), `http://127.0.0.1:4318`. Without it no span is made.
+    pub otlp_endpoint: Option<String>,
+    /// Of the traces that begin here, the part that is exported, 0 to 1. A caller's trace is exported when its caller samples it.
+    pub trace_ratio: f64,
+    /// Where a process without an ingress serves `/metrics` and `/livez`; the ingress has them itself.
+    pub metrics: Option<SocketAddr>,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { otlp_endpoint: None, trace_ratio: 1.0, metrics: None }
+    }
+}
+
+impl Telemetry {
+    /// What the environment says, for programs without a file.
+    pub fn from_environment() -> Self {
+        Self { otlp_endpoint: std::env::var(OTLP_ENDPOINT).ok(), ..Self::default() }
+    }
+}
+
+/// The variable of OpenTelemetry's specification.
+const OTLP_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+
 /// Variables that override a key of the file. The CLI has variables of its own (`OMNIRELAY_URL`, `OMNIRELAY_TOKEN`), so
 /// only these are read.
 const OVERRIDES: &[(&str, &[&str])] = &[
@@ -160,6 +190,9 @@ const OVERRIDES: &[(&str, &[&str])] = &[
     ("OMNIRELAY_STREAMS_REPLICAS", &["streams", "replicas"]),
     ("OMNIRELAY_LOG_FORMAT", &["log", "format"]),
     ("OMNIRELAY_LOG_FILTER", &["log", "filter"]),
+    (OTLP_ENDPOINT, &["telemetry", "otlp_endpoint"]),
+    ("OMNIRELAY_TELEMETRY_TRACE_RATIO", &["telemetry", "trace_ratio"]),
+    ("OMNIRELAY_TELEMETRY_METRICS", &["telemetry", "metrics"]),
 ];
 
 /// Keys whose value is a number.
@@ -219,6 +252,9 @@ impl ServeConfig {
         if !matches!(self.streams.replicas, 1 | 3 | 5) {
             return wrong("streams.replicas must be 1, 3 or 5");
         }
+        if !(0.0..=1.0).contains(&self.telemetry.trace_ratio) {
+            return wrong("telemetry.trace_ratio must be from 0 to 1");
+        }
         if self.heartbeat.timeout.0 < Duration::from_secs(1) {
             return wrong("heartbeat.timeout must be at least 1s");
         }
@@ -233,7 +269,9 @@ fn set(root: &mut toml::Table, path: &[&str], value: String) -> Result<(), Strin
         let entry = table.entry(*parent).or_insert_with(|| toml::Value::Table(toml::Table::new()));
         table = entry.as_table_mut().ok_or_else(|| format!("{parent} is not a table"))?;
     }
-    let value = if NUMBERS.contains(key) {
+    let value = if *key == "trace_ratio" {
+        toml::Value::Float(value.parse::<f64>().map_err(|_| "it must be a number".to_owned())?)
+    } else if NUMBERS.contains(key) {
         toml::Value::Integer(value.parse::<i64>().map_err(|_| "it must be a whole number".to_owned())?)
     } else {
         toml::Value::String(value)
@@ -264,15 +302,21 @@ mod tests {
         assert_eq!(config.limits, Limits::default());
         assert_eq!(config.drain, DrainDefaults::default());
         assert_eq!(config.heartbeat, Heartbeat::default());
+        assert_eq!(config.telemetry, Telemetry::default());
         assert_eq!(config.auth.keys.len(), 1);
     }
 
     #[test]
     fn the_environment_overrides_the_file() {
-        let environment = [("OMNIRELAY_LIMITS_MAX_BACKLOG", "7"), ("OMNIRELAY_DRAIN_DEADLINE", "30m")];
+        let environment = [
+            ("OMNIRELAY_LIMITS_MAX_BACKLOG", "7"),
+            ("OMNIRELAY_DRAIN_DEADLINE", "30m"),
+            (OTLP_ENDPOINT, "http://otel:4318"),
+        ];
         let config = parse(EXAMPLE, &environment).expect("usable");
         assert_eq!(config.limits.max_backlog, 7);
         assert_eq!(config.drain.deadline, Some(Humantime(Duration::from_secs(1800))));
+        assert_eq!(config.telemetry.otlp_endpoint.as_deref(), Some("http://otel:4318"));
     }
 
     #[test]
@@ -287,5 +331,7 @@ mod tests {
         check(EXAMPLE, &[("OMNIRELAY_STREAMS_REPLICAS", "many")], "OMNIRELAY_STREAMS_REPLICAS");
         check(EXAMPLE, &[("OMNIRELAY_STREAMS_REPLICAS", "2")], "streams.replicas");
         check(EXAMPLE, &[("OMNIRELAY_HEARTBEAT_TIMEOUT", "soon")], "timeout");
+        check(EXAMPLE, &[("OMNIRELAY_TELEMETRY_TRACE_RATIO", "half")], "OMNIRELAY_TELEMETRY_TRACE_RATIO");
+        check(EXAMPLE, &[("OMNIRELAY_TELEMETRY_TRACE_RATIO", "1.5")], "telemetry.trace_ratio");
     }
 }

@@ -6,5 +6,6 @@ pub mod auth;
 pub mod config;
 pub mod retry;
 pub mod shutdown;
+pub mod spans;
 pub mod telemetry;
 pub mod trace;

@@ -38,7 +38,8 @@ pub fn init_logging(format: LogFormat, filter: &str) -> Result<(), TelemetryErro
         EnvFilter::try_new(filter).map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })?;
     let builder = tracing_subscriber::fmt().with_env_filter(env_filter).with_writer(std::io::stderr);
     match format {
-        LogFormat::Json => builder.json().flatten_event(true).finish().try_init()?,
+        // A mutation's `target` is what it is done to; a second member of that name, the module, would hide it from most readers.
+        LogFormat::Json => builder.json().flatten_event(true).with_target(false).finish().try_init()?,
         LogFormat::Pretty => builder.with_target(false).finish().try_init()?,
     }
     Ok(())
@@ -63,7 +64,46 @@ pub fn metrics() -> Result<PrometheusHandle, TelemetryError> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?
         .set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), SIZES)?
         .install_recorder()?;
+    describe();
     Ok(HANDLE.get_or_init(|| handle).clone())
+}
+
+/// What `/metrics` says of each: the list of `contract.md`, "Metrics".
+fn describe() {
+    use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+    describe_counter!(
+        "omnirelay_mutations_total",
+        "Mutations: each request by its answer (`accepted`, `replayed`, `planned`, `unchanged`, a control's outcome, or the \
+         code of its refusal), and each operation's end by its state."
+    );
+    describe_histogram!(
+        "omnirelay_mutation_seconds",
+        Unit::Seconds,
+        "From a request to its commit (intake, of a batch), to its answer (answered), to its operation's end (done)."
+    );
+    describe_gauge!("omnirelay_operations", "Operations that have not ended, and stuck ones.");
+    describe_histogram!(
+        "omnirelay_workflow_step_seconds",
+        Unit::Seconds,
+        "A batch of inputs, from its lock to its commit."
+    );
+    describe_histogram!("omnirelay_batch_size", "How many went together: requests, operations, events.");
+    describe_gauge!("omnirelay_outbox_lag_seconds", Unit::Seconds, "Age of the oldest event without a position.");
+    describe_gauge!("omnirelay_outbox_pending", "Events without a position.");
+    describe_gauge!("omnirelay_consumer_pending", "Messages that a consumer has yet to get or to acknowledge.");
+    describe_gauge!(
+        "omnirelay_audit_lag_seconds",
+        Unit::Seconds,
+        "Age of the oldest event that the audit has not recorded."
+    );
+    describe_gauge!("omnirelay_sse_clients", "Clients that follow events, by SSE or gRPC.");
+    describe_gauge!("omnirelay_approvals_pending", "Operations that wait for approval.");
+    describe_counter!(
+        "omnirelay_effect_attempts_total",
+        "Commands sent to agents, by verb and what came of the sending."
+    );
+    describe_gauge!("omnirelay_agents", "Peers by the health of their agents, told by the worker that judges.");
+    describe_counter!("omnirelay_heartbeats_refused_total", "Heartbeats that could not be read or were too many.");
 }
 
 #[cfg(test)]

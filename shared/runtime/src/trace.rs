@@ -17,17 +17,37 @@ pub struct TraceParent {
 pub struct InvalidTraceParent;
 
 impl TraceParent {
-    /// A new trace, sampled.
+    /// A new trace, sampled by the ratio that is configured; all of them where none is.
     pub fn random() -> Self {
-        Self { trace: rand::random::<u128>().max(1), span: rand::random::<u64>().max(1), flags: 1 }
+        let trace = rand::random::<u128>().max(1);
+        Self { trace, span: rand::random::<u64>().max(1), flags: u8::from(crate::spans::samples(trace)) }
+    }
+
+    /// A span of the same trace, with an id of its own.
+    #[must_use]
+    pub fn beneath(self) -> Self {
+        Self { span: rand::random::<u64>().max(1), ..self }
     }
 
     /// The caller's trace with a span of our own, or a new one.
     pub fn continued(header: Option<&str>) -> Self {
         match header.and_then(|text| text.parse::<Self>().ok()) {
-            Some(parent) => Self { span: rand::random::<u64>().max(1), ..parent },
+            Some(parent) => parent.beneath(),
             None => Self::random(),
         }
+    }
+
+    /// Whether the trace's beginner records it.
+    pub const fn is_sampled(self) -> bool {
+        self.flags & 1 == 1
+    }
+
+    pub const fn trace(self) -> u128 {
+        self.trace
+    }
+
+    pub const fn span(self) -> u64 {
+        self.span
     }
 
     /// 32 lower-case hexadecimal digits.

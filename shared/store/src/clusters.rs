@@ -166,7 +166,13 @@ pub async fn peers(connection: &mut PgConnection, clusters: &[String]) -> Result
 pub async fn save(connection: &mut PgConnection, records: &[&ClusterRecord]) -> Result<(), StoreError> {
     macro_rules! column {
         (|$row:ident| $value:expr) => {
-            records.iter().map(|record| { let $row = &record.row; $value }).collect::<Vec<_>>()
+            records
+                .iter()
+                .map(|record| {
+                    let $row = &record.row;
+                    $value
+                })
+                .collect::<Vec<_>>()
         };
     }
     sqlx::query(SAVE)
@@ -187,7 +193,9 @@ pub async fn save(connection: &mut PgConnection, records: &[&ClusterRecord]) -> 
 pub async fn save_peers(connection: &mut PgConnection, peers: &[&PeerRecord]) -> Result<(), StoreError> {
     let rows = peers.iter().map(|peer| peer.current()).collect::<Result<Vec<_>, _>>()?;
     macro_rules! column {
-        (|$row:ident| $value:expr) => { rows.iter().map(|$row| $value).collect::<Vec<_>>() };
+        (|$row:ident| $value:expr) => {
+            rows.iter().map(|$row| $value).collect::<Vec<_>>()
+        };
     }
     sqlx::query(SAVE_PEERS)
         .bind(column!(|row| row.id.as_str()))

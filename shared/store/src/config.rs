@@ -19,9 +19,12 @@ statements! {
     GET = "
         select revision, settings, at, actor, operation, reason, change_ticket
         from config where revision = $1";
-    HISTORY = "
+    HISTORY_NEWEST = "
         select revision, settings, at, actor, operation, reason, change_ticket
         from config where $1::int8 is null or revision < $1 order by revision desc limit $2";
+    HISTORY_OLDEST = "
+        select revision, settings, at, actor, operation, reason, change_ticket
+        from config where $1::int8 is null or revision > $1 order by revision limit $2";
     REVISION = "select coalesce(max(revision), 0) from config";
     // Whoever writes settings has locked the mesh: the revision is the next one.
     INSERT = "
@@ -69,10 +72,16 @@ pub async fn get(connection: &mut PgConnection, revision: u64) -> Result<Option<
     sqlx::query(GET).bind(revision).fetch_optional(connection).await?.as_ref().map(from_row).transpose()
 }
 
-/// Newest first, older than `before`.
-pub async fn history(pool: &PgPool, before: Option<u64>, limit: u32) -> Result<Vec<ConfigRow>, StoreError> {
-    let before = before.map(|revision| i64::try_from(revision).unwrap_or(i64::MAX));
-    sqlx::query(HISTORY).bind(before).bind(i64::from(limit)).fetch_all(pool).await?.iter().map(from_row).collect()
+/// The revisions behind `after`, in either order.
+pub async fn history(
+    pool: &PgPool,
+    newest_first: bool,
+    after: Option<u64>,
+    limit: u32,
+) -> Result<Vec<ConfigRow>, StoreError> {
+    let after = after.map(|revision| i64::try_from(revision).unwrap_or(i64::MAX));
+    let statement = if newest_first { HISTORY_NEWEST } else { HISTORY_OLDEST };
+    sqlx::query(statement).bind(after).bind(i64::from(limit)).fetch_all(pool).await?.iter().map(from_row).collect()
 }
 
 /// The newest revision; 0 before the first.

@@ -1,6 +1,6 @@
 //! Commands to agents: written by the step that wants them, leased while they are sent, answered when nobody will do them.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use omnirelay_workflow::{OperationId, Timestamp};
@@ -37,7 +37,11 @@ statements! {
         returning e.id, e.operation, e.peer, e.verb, e.payload, e.undo, e.attempts, e.expires_at";
 
     // A command whose row is gone was voided, by a cancel, a deadline or an end, and is not sent any more.
-    STANDING = "select id from effects where id = any($1) and state <> 'answered'";
+    STANDING = "
+        select e.id, o.traceparent from effects e join operations o on o.id = e.operation
+          left join operations p on p.id = o.parent
+        where e.id = any($1) and e.state <> 'answered'
+          and (e.undo or (o.cancel is null and p.cancel is null))";
 
     // The agent has it, or may have it: only the reply was missed. It is told again after a while, in case its report got lost: a repeated command repeats its report.
     ACCEPTED = "
@@ -151,9 +155,9 @@ pub async fn lease(pool: &PgPool, limit: i64) -> Result<Vec<Leased>, StoreError>
         .collect()
 }
 
-/// Which of these commands are still to be done.
-pub async fn standing(pool: &PgPool, ids: &[&str]) -> Result<HashSet<String>, StoreError> {
-    let standing: Vec<String> = sqlx::query_scalar(STANDING).bind(ids).fetch_all(pool).await?;
+/// Which of these commands are still to be done, each with the trace that it belongs to.
+pub async fn standing(pool: &PgPool, ids: &[&str]) -> Result<HashMap<String, Option<String>>, StoreError> {
+    let standing: Vec<(String, Option<String>)> = sqlx::query_as(STANDING).bind(ids).fetch_all(pool).await?;
     Ok(standing.into_iter().collect())
 }
 

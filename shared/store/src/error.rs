@@ -13,6 +13,13 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Something that everybody goes by, and that another version may have written: no single operation is at fault.
+    #[error("{what} cannot be read by this version: {source}")]
+    Unreadable {
+        what: &'static str,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 impl StoreError {
@@ -28,7 +35,7 @@ impl StoreError {
                 error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
             }
             StoreError::Corrupt { .. } => true,
-            StoreError::Sql(_) | StoreError::Migrate(_) => false,
+            StoreError::Sql(_) | StoreError::Migrate(_) | StoreError::Unreadable { .. } => false,
         }
     }
 
@@ -37,7 +44,10 @@ impl StoreError {
     pub fn is_lost_race(&self) -> bool {
         match self {
             StoreError::Sql(sqlx::Error::Database(error)) => error.code().is_some_and(|code| code == "22012"),
-            StoreError::Sql(_) | StoreError::Migrate(_) | StoreError::Corrupt { .. } => false,
+            StoreError::Sql(_)
+            | StoreError::Migrate(_)
+            | StoreError::Corrupt { .. }
+            | StoreError::Unreadable { .. } => false,
         }
     }
 }

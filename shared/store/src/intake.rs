@@ -21,14 +21,15 @@ statements! {
                o.id as operation, o.request_digest,
                p.revision, p.drain_mark, p.holds::text as holds,
                l.operation as locked_by,
-               p.labels, p.cluster, p.role, p.name,
+               p.labels, p.cluster, p.role, p.name, coalesce(p.health, 'unreachable') as health,
                (select revision from config order by revision desc limit 1) as config
         from unnest($1::text[], $2::text[], $3::text[]) with ordinality as r (actor, key, peer, n)
         left join lateral (
             select id, request_digest from operations where actor = r.actor and idempotency_key = r.key limit 1
         ) o on true
         left join lateral (
-            select revision, drain_mark, holds, case when $4 then labels::text end as labels, cluster, role, name
+            select revision, drain_mark, holds, case when $4 then labels::text end as labels, cluster, role, name,
+                   case when $4 then (select health from peer_observed where peer = r.peer) end as health
             from peers where id = r.peer limit 1
         ) p on true
         left join lateral (
@@ -113,6 +114,9 @@ statements! {
     READ_KEY = "select key from control_keys where name = $1";
 }
 
+/// How keys begin that the worker gives to operations of its own; no caller's key begins so.
+pub const RESERVED_KEY: &str = "omnirelay:";
+
 /// What a request asks about.
 #[derive(Debug, Clone, Copy)]
 pub struct Question<'a> {
@@ -167,6 +171,8 @@ pub struct PeerFacts {
     pub cluster: String,
     pub role: String,
     pub name: String,
+    /// As labels: only where it was asked for.
+    pub health: String,
 }
 
 /// An operation to create.
@@ -242,9 +248,10 @@ pub async fn facts(
                 cluster: row.try_get(8)?,
                 role: row.try_get(9)?,
                 name: row.try_get(10)?,
+                health: row.try_get(11)?,
             });
         }
-        slot.config = row.try_get::<Option<i64>, _>(11)?.unwrap_or(0).unsigned_abs();
+        slot.config = row.try_get::<Option<i64>, _>(12)?.unwrap_or(0).unsigned_abs();
     }
     Ok(facts)
 }

@@ -51,9 +51,9 @@ impl LiveSettings {
         }
         let Some(row) = config::current(connection).await? else { return Ok(seen) };
         let value: Value = serde_json::from_str(&row.settings).map_err(|e| StoreError::corrupt("the settings", e))?;
-        // Settings of an earlier version lack what came later: that has its default.
-        let (value, settings) = Settings::patched(&value, &Value::Object(serde_json::Map::new()))
-            .map_err(|error| StoreError::corrupt("the settings", error))?;
+        // Settings of an earlier version lack what came later: that has its default. What a newer one has added is left out.
+        let (value, settings) = Settings::stored(&value)
+            .map_err(|error| StoreError::Unreadable { what: "the settings", source: Box::new(error) })?;
         let snapshot = Arc::new(Snapshot { revision: row.revision, value, settings });
         let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
         if newest.revision < snapshot.revision {

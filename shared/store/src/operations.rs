@@ -18,9 +18,9 @@ statements! {
         where wake_at <= now() - make_interval(secs => $2)
         order by wake_at limit $1";
 
-    // `asked`: the operations of the batch. `targets`: where one of them waits for its first step, all that wait there are taken,
-    // oldest first, so that inputs of one target are taken in intake order; about two thousand in all, the rest stays due.
-    // `ids`: these, and those that have begun. With `$2` just what was asked for, to find a poisoned one. Locked in id
+    // `asked`: the operations of the batch, all of which are taken. `targets`: where one of them waits for its first step, those that
+    // wait there for theirs are taken with it, oldest first, so that inputs of one target are taken in intake order; about two thousand
+    // in all, the rest stays due. Those that wait at a gate or in a queue have had their turn: they are not among them. `ids`: all. With `$2` just what was asked for, to find a poisoned one. Locked in id
     // order, after which the state is looked at again.
     // Each row is looked up by its key, so that the cost grows with the batch and never with what else waits: the laterals
     // keep the planner from joining whole indexes, and the concatenation hides the state from the index of live ones.
@@ -35,11 +35,12 @@ statements! {
         ),
         ids as materialized (
             select id from (
-                select id from asked where started_at is not null or $2
+                select id from asked
                 union
                 select w.id from targets t cross join lateral (
                     select id from operations
                     where target = t.target and started_at is null and finished_at is null
+                      and state || '' = 'submitted' and paused is null
                     order by target, id
                     limit (select greatest(1, 2000 / greatest(1, count(*))) from targets)
                 ) w
@@ -48,7 +49,9 @@ statements! {
         )
         select l.* from ids cross join lateral (
             select ", operation_columns!(), ", o.actor_json, o.ingress, o.traceparent, o.run, clock_timestamp() as now,
-                   o.progress_at, o.gates, o.resolve, o.if_match, o.holds_slot, o.idempotency_key
+                   o.progress_at, o.gates, o.resolve, o.if_match, o.holds_slot, o.idempotency_key,
+                   exists (select 1 from operations g where g.target = o.target and g.started_at is null
+                           and g.finished_at is null and g.state || '' = 'awaitingApproval') as gates_beside
             from operations o
             where o.id = ids.id
               and (o.state || '' = any('{submitted,awaitingApproval,queued,running,unwinding}'::text[])
@@ -67,14 +70,14 @@ statements! {
                 started_at = u.started_at, finished_at = u.finished_at, deadline_at = u.deadline_at,
                 wake_at = u.wake_at, stepped_at = clock_timestamp(), event_seq = u.event_seq, revision = u.revision,
                 progress_at = u.progress_at, digest = u.digest, approval = u.approval, children = u.children,
-                holds_slot = u.holds_slot, waits_for = u.waits_for
+                holds_slot = u.holds_slot, waits_for = u.waits_for, cancel = coalesce(u.cancel, o.cancel)
             from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bool[], $8::text[],
                         $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[],
                         $14::timestamptz[], $15::int8[], $16::int8[], $17::timestamptz[], $28::text[], $29::text[],
-                        $30::text[], $31::bool[], $32::text[])
+                        $30::text[], $31::bool[], $32::text[], $33::text[])
                 as u (id, state, phase, progress, blockers, run, changed, result, error, resource, started_at,
                       finished_at, deadline_at, wake_at, event_seq, revision, progress_at, digest, approval, children,
-                      holds_slot, waits_for)
+                      holds_slot, waits_for, cancel)
             where o.id = u.id
         ),
         held as (
@@ -100,9 +103,17 @@ statements! {
     WAKE_GATES = "
         update operations set wake_at = clock_timestamp()
         where id = any(array(
-            select o.id from operation_locks l join operations o on o.id = l.operation
-            where l.resource = any($1) and o.state = 'awaitingApproval'
-            order by o.id for update of o skip locked))";
+            select o.id from operations o
+            where o.id = any(array(
+                    select l.operation from operation_locks l where l.resource = any($1)
+                    union
+                    select w.id from (select unnest($1::text[]) as target) t cross join lateral (
+                        select id from operations
+                        where target = t.target and started_at is null and finished_at is null
+                          and state || '' = 'awaitingApproval'
+                    ) w))
+              and o.state || '' = 'awaitingApproval' and o.id <> all($2)
+            order by o.id for update skip locked))";
 
     // A peer whose health has changed may be what its drain waits for.
     LOCK_HOLDERS = "
@@ -117,13 +128,13 @@ statements! {
           and not exists (select 1 from effects e where e.operation = o.id)
         limit 500";
 
-    // The heads of the queues: whoever frees a slot wakes them, this is for who did it in another way (a heartbeat, a crash).
-    // Who is being stepped at this moment sees what we have seen.
+    // The heads of the queues. Who is being stepped at this moment is left out, so that nobody waits in a circle: the
+    // reconciler comes by again.
     WAKE_QUEUED = "
         update operations set wake_at = clock_timestamp()
         where id = any(array(
             select q.id from (select distinct unnest($1::text[]) as cluster) c cross join lateral (
-                select id from operations where state = 'queued' and waits_for = c.cluster order by id limit 64
+                select id from operations where state = 'queued' and waits_for = c.cluster order by id limit $2
                 for update skip locked
             ) q))
           and state = 'queued' and (wake_at is null or wake_at > clock_timestamp())
@@ -144,8 +155,8 @@ statements! {
                case when finished_at is null then 0
                     else coalesce(jsonb_array_length(result::jsonb -> 'notRestored'), 0) end
         from operations where id = any($1) and parent is not null order by id";
-    // A pause of the parent holds for its children; read without a lock, as it is.
-    PARENTS = "select id, paused from operations where id = any($1)";
+    // A pause of the parent holds for its children, and so does its cancel; read without a lock, as they are.
+    PARENTS = "select id, paused, cancel from operations where id = any($1)";
     // Who is being stepped at this moment is left out, so that nobody waits in a circle: its parent asks again.
     CANCEL_CHILDREN = "
         with live as materialized (
@@ -176,10 +187,10 @@ statements! {
     // Its commands are void: nobody would take what comes of them.
     STUCK = "
         with gone as (delete from effects where operation = $1)
-        update operations set state = 'stuck', error = $2, wake_at = null, event_seq = event_seq + 1,
+        update operations set state = 'stuck', error = $2, wake_at = null, resolve = null, event_seq = event_seq + 1,
                               revision = revision + 1, finished_at = clock_timestamp(), stepped_at = clock_timestamp()
-        where id = $1 and state in ('submitted', 'awaitingApproval', 'queued', 'running', 'unwinding')
-        returning event_seq, actor_json, target, verb";
+        where id = $1 and state in ('submitted', 'awaitingApproval', 'queued', 'running', 'unwinding', 'stuck')
+        returning event_seq, actor_json, target, verb, reason, change_ticket";
 }
 
 /// An operation under its lock, with what only the worker needs.
@@ -204,6 +215,8 @@ pub struct WorkRow {
     pub if_match: Option<String>,
     pub holds_slot: bool,
     pub key: String,
+    /// Operations wait at gates of the same target.
+    pub gates_beside: bool,
 }
 
 /// Operations that are due, oldest first, at least `late_secs` late.
@@ -237,6 +250,7 @@ pub async fn lock(
             if_match: row.try_get(COLUMNS + 8)?,
             holds_slot: row.try_get(COLUMNS + 9)?,
             key: row.try_get(COLUMNS + 10)?,
+            gates_beside: row.try_get(COLUMNS + 11)?,
         });
     }
     Ok((work, now))
@@ -308,6 +322,7 @@ pub async fn save(connection: &mut PgConnection, saved: &Saved<'_>) -> Result<()
         .bind(column!(maybe row.children))
         .bind(column!(holds_slot))
         .bind(column!(maybe row.waits_for))
+        .bind(column!(maybe row.cancel))
         .execute(connection)
         .await?;
     Ok(())
@@ -324,15 +339,24 @@ pub async fn lock_holders(connection: &mut PgConnection, resources: &[String]) -
     Ok(sqlx::query_scalar(LOCK_HOLDERS).bind(resources).fetch_all(connection).await?)
 }
 
-/// Makes operations due that have locked these resources and wait at a gate.
-pub async fn wake_gates(connection: &mut PgConnection, resources: &[String]) -> Result<(), StoreError> {
-    sqlx::query(WAKE_GATES).bind(resources).execute(connection).await?;
+/// Makes operations due that are about these resources and wait at a gate, `except` those.
+pub async fn wake_gates(
+    connection: &mut PgConnection,
+    resources: &[String],
+    except: &[OperationId],
+) -> Result<(), StoreError> {
+    sqlx::query(WAKE_GATES).bind(resources).bind(except).execute(connection).await?;
     Ok(())
 }
 
-/// Wakes the first of those that wait for the budgets of these clusters; returns them.
+/// Wakes the first of those that wait for the budgets of these clusters; returns them. Few: one that begins wakes the next.
 pub async fn wake_queued(connection: &mut PgConnection, clusters: &[String]) -> Result<Vec<OperationId>, StoreError> {
-    Ok(sqlx::query_scalar(WAKE_QUEUED).bind(clusters).fetch_all(connection).await?)
+    Ok(sqlx::query_scalar(WAKE_QUEUED).bind(clusters).bind(8_i64).fetch_all(connection).await?)
+}
+
+/// As [`wake_queued`], but more of them, that they may tell anew what they wait for.
+pub async fn wake_queues(connection: &mut PgConnection, clusters: &[String]) -> Result<Vec<OperationId>, StoreError> {
+    Ok(sqlx::query_scalar(WAKE_QUEUED).bind(clusters).bind(64_i64).fetch_all(connection).await?)
 }
 
 /// The clusters that operations wait for.
@@ -380,11 +404,11 @@ pub async fn children(connection: &mut PgConnection, ids: &[OperationId]) -> Res
     Ok(rows.into_iter().map(child).collect())
 }
 
-/// The pauses (JSON) of these operations.
-pub async fn pauses(
+/// The pauses and cancels (JSON) of these operations.
+pub async fn held_up(
     connection: &mut PgConnection,
     ids: &[OperationId],
-) -> Result<Vec<(OperationId, Option<String>)>, StoreError> {
+) -> Result<Vec<(OperationId, Option<String>, Option<String>)>, StoreError> {
     Ok(sqlx::query_as(PARENTS).bind(ids).fetch_all(connection).await?)
 }
 
@@ -420,6 +444,8 @@ pub struct Poisoned {
     pub actor_json: String,
     pub target: String,
     pub verb: String,
+    pub reason: Option<String>,
+    pub change_ticket: Option<String>,
 }
 
 /// Sets a poisoned input aside: a dead letter, and its operation `stuck` with `error` (JSON of a problem). Nothing where the
@@ -439,6 +465,8 @@ pub async fn set_aside(
             actor_json: row.try_get(1)?,
             target: row.try_get(2)?,
             verb: row.try_get(3)?,
+            reason: row.try_get(4)?,
+            change_ticket: row.try_get(5)?,
         })
     })
     .transpose()

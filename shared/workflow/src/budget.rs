@@ -67,7 +67,7 @@ pub fn taken_by(peers: &[Standing]) -> String {
     format!("taken by {}", named.join(", "))
 }
 
-/// How a service stands in the whole mesh.
+/// How a cluster's part of a service stands: that is what its budget is of.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ServiceLoad {
     pub total: u32,
@@ -152,7 +152,8 @@ mod tests {
         let one = operation(1);
         check("....", "none is allowed");
         check("1.u.", &format!("taken by a (operation {one}), c (drained or unreachable)"));
-        let named = "abcde".chars().map(|name| format!("{name} (drained or unreachable)")).collect::<Vec<_>>().join(", ");
+        let named =
+            "abcde".chars().map(|name| format!("{name} (drained or unreachable)")).collect::<Vec<_>>().join(", ");
         check("uuuuu.u.u", &format!("taken by {named}, 2 more"));
     }
 

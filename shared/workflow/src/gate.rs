@@ -277,7 +277,8 @@ fn changes(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> Str
             None => format!("{resource} is new"),
         })
         .collect();
-    let gone = before.keys().filter(|resource| !after.contains_key(*resource)).map(|resource| format!("{resource} is gone"));
+    let gone =
+        before.keys().filter(|resource| !after.contains_key(*resource)).map(|resource| format!("{resource} is gone"));
     let all: Vec<String> = changed.into_iter().chain(gone).collect();
     if all.is_empty() { "what is to be done has changed".to_owned() } else { all.join(", ") }
 }

@@ -14,7 +14,9 @@ const MAX_METADATA_BYTES: usize = 32 * 1024;
 pub enum InvalidPatch {
     #[error("label key {0:?} is not 1 to 253 letters, digits, '-', '_', '.' or '/'")]
     Key(String),
-    #[error("the value of label {0} is not text of at most 253 characters without '=', '!', ',' or a null character (null removes the label)")]
+    #[error(
+        "the value of label {0} is not text of at most 253 characters without '=', '!', ',' or a null character (null removes the label)"
+    )]
     Value(String),
     #[error("a peer has at most 64 labels, this would be {0}")]
     TooMany(usize),

@@ -296,7 +296,9 @@ impl<'a> Stepper<'a> {
             self.unwind(Cause::Refused(Rejected::LastActiveCluster { cluster }));
             return self.advance();
         }
-        for (id, aim) in &self.run.clusters {
+        // Told in this order, so that whoever follows the events never sees a mesh in which no cluster is active.
+        let (up, down): (Vec<_>, Vec<_>) = self.run.clusters.iter().partition(|(_, aim)| matches!(aim, Aim::Promote));
+        for (id, aim) in up.into_iter().chain(down) {
             let (cluster, state) = (id.clone(), aim.after());
             self.changes.push(Change::State { cluster: cluster.clone(), state });
             self.events.push(match aim {

@@ -91,7 +91,7 @@ pub struct Rule {
 pub struct DisruptionSettings {
     /// Peers of a cluster that does not say so itself.
     pub max_unavailable: Option<Amount>,
-    /// Workloads of a service, in the whole mesh.
+    /// Workloads of a service, in each cluster.
     pub services: BTreeMap<String, Amount>,
 }
 
@@ -152,6 +152,18 @@ impl Settings {
         Self::completed(&whole)
     }
 
+    /// Reads settings that are on record. They were valid when they were written, perhaps by a newer version: what this one does
+    /// not know is left out, because a replica that went by nothing would be worse.
+    pub fn stored(value: &Value) -> Result<(Value, Self), InvalidSetting> {
+        let mut known = value.clone();
+        loop {
+            match Self::completed(&known) {
+                Err(InvalidSetting::Unknown { key, .. }) if remove(&mut known, &key) => {}
+                read => return read,
+            }
+        }
+    }
+
     fn completed(value: &Value) -> Result<(Value, Self), InvalidSetting> {
         let whole = spec::complete(value)?;
         let settings: Self = read(&whole)?;
@@ -170,6 +182,27 @@ impl Settings {
     }
 }
 
+/// Takes the member at a path like `drain.newer` away; false where there is none.
+fn remove(value: &mut Value, path: &str) -> bool {
+    let (parents, name) = path.rsplit_once('.').map_or((None, path), |(parents, name)| (Some(parents), name));
+    let mut at = value;
+    for step in parents.into_iter().flat_map(|parents| parents.split('.')) {
+        let (name, index) = match step.split_once('[') {
+            Some((name, rest)) => (name, rest.trim_end_matches(']').parse::<usize>().ok()),
+            None => (step, None),
+        };
+        let Some(next) = at.get_mut(name) else { return false };
+        at = match index {
+            None => next,
+            Some(index) => match next.get_mut(index) {
+                Some(member) => member,
+                None => return false,
+            },
+        };
+    }
+    at.as_object_mut().is_some_and(|members| members.remove(name).is_some())
+}
+
 impl Rule {
     /// A rule about operations that never come to its gate would ask nobody, and nobody would notice.
     fn has_its_gate(&self, n: usize) -> Result<(), InvalidSetting> {
@@ -186,6 +219,41 @@ impl Rule {
             rule: format!("one of {}, which have a {} gate", known.join(", "), self.gate),
             found: format!("{:?}", self.verbs[without]),
         })
+    }
+}
+
+/// A setting that differs between two revisions.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Changed {
+    /// `drain.maxConcurrent`.
+    pub key: String,
+    pub before: Option<Value>,
+    pub after: Option<Value>,
+}
+
+/// The settings that differ, by their paths. Lists are compared as wholes.
+pub fn changes(before: &Value, after: &Value) -> Vec<Changed> {
+    let (mut old, mut new) = (BTreeMap::new(), BTreeMap::new());
+    flatten("", before, &mut old);
+    flatten("", after, &mut new);
+    let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    keys.into_iter()
+        .filter(|key| old.get(*key) != new.get(*key))
+        .map(|key| Changed { key: key.clone(), before: old.get(key).cloned(), after: new.get(key).cloned() })
+        .collect()
+}
+
+fn flatten(path: &str, value: &Value, all: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Object(members) => {
+            for (key, value) in members {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                flatten(&path, value, all);
+            }
+        }
+        other => {
+            all.insert(path.to_owned(), other.clone());
+        }
     }
 }
 

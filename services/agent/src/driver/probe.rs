@@ -76,6 +76,15 @@ pub fn tls_provider() {
     });
 }
 
+/// What somebody said to what it was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    Done,
+    /// 503: not yet.
+    Busy(String),
+    Failed(String),
+}
+
 /// The client of all checks.
 #[derive(Debug, Clone)]
 pub struct Http(reqwest::Client);
@@ -102,6 +111,21 @@ impl Http {
                 "no HTTP answer"
             };
             format!("{what} from {url}")
+        })
+    }
+
+    /// POSTs nothing but the URL itself.
+    pub async fn tell(&self, url: &str) -> Result<Told, String> {
+        let answer = self.0.post(url).send().await.map_err(|error| {
+            let what = if error.is_connect() { "connection refused" } else { "no HTTP answer" };
+            format!("{what} from {url}")
+        })?;
+        let status = answer.status();
+        let said = |text: String| format!("{} {}", status.as_u16(), text.lines().next().unwrap_or_default());
+        Ok(match status.as_u16() {
+            200..=299 => Told::Done,
+            503 => Told::Busy(said(answer.text().await.unwrap_or_default())),
+            _ => Told::Failed(said(answer.text().await.unwrap_or_default())),
         })
     }
 

@@ -8,6 +8,7 @@
 //! sending; it is busy while `drain_url` says that something remains; then comes the signal, and after the grace SIGKILL.
 
 mod proc;
+mod role;
 mod template;
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, FutureExt, join_all};
+use omnirelay_workflow::resource::Role;
 use omnirelay_workflow::{PeerId, WorkloadId};
 use rustix::process::{Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
@@ -78,6 +80,8 @@ struct Inside {
     /// Those that this process started; the others were taken over.
     children: HashMap<WorkloadId, Child>,
     started: HashMap<WorkloadId, Instant>,
+    /// Of the peer's cluster, once there was a promotion.
+    role: Option<Role>,
 }
 
 impl ProcessDriver {
@@ -86,8 +90,8 @@ impl ProcessDriver {
         std::fs::create_dir_all(options.folder.join("logs"))?;
         let endpoints: Option<Endpoints> = state_file::read(&options.folder.join(FILE))?;
         let first = endpoints.is_none();
-        let mut inside =
-            Inside { endpoints: endpoints.unwrap_or_default(), children: HashMap::new(), started: HashMap::new() };
+        let mut inside = Inside { role: role::remembered(&options)?, ..Inside::empty() };
+        inside.endpoints = endpoints.unwrap_or_default();
         let recorded: Vec<i32> =
             inside.endpoints.values().filter_map(|e| e.process.as_ref()).map(|found| found.pid).collect();
         proc::end_unrecorded(&options.folder, &recorded);
@@ -147,6 +151,7 @@ impl ProcessDriver {
             .env("OMNIRELAY_SERVICE", service)
             .env("OMNIRELAY_PEER", self.options.peer.as_str())
             .env("PORT", port.to_string())
+            .envs(inside.role.map(|role| ("OMNIRELAY_ROLE", role.as_str())))
             .env_remove("OMNIRELAY_NATS_URL")
             .env_remove("OMNIRELAY_TOKEN")
             .stdin(Stdio::null())
@@ -321,7 +326,7 @@ impl ProcessDriver {
 
 impl Inside {
     fn empty() -> Self {
-        Self { endpoints: Endpoints::new(), children: HashMap::new(), started: HashMap::new() }
+        Self { endpoints: Endpoints::new(), children: HashMap::new(), started: HashMap::new(), role: None }
     }
 
     fn alive(&mut self, id: &WorkloadId) -> bool {
@@ -350,7 +355,8 @@ impl Driver for ProcessDriver {
                     Err(why) => Answer::failed(why),
                 },
                 (Verb::Release, Some(target)) => self.release(target).await,
-                (Verb::Cordon | Verb::Uncordon | Verb::Role, _) => Answer::done(Vec::new()),
+                (Verb::Role, _) => self.tell_role(call.cluster.as_ref()).await,
+                (Verb::Cordon | Verb::Uncordon, _) => Answer::done(Vec::new()),
                 (Verb::Status | Verb::Acquire | Verb::Release, None) => Answer::failed("which workload?"),
             }
         }

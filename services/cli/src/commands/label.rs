@@ -73,9 +73,10 @@ pub async fn patched(
     wait: &WaitArgs,
 ) -> Result<Exit, Failure> {
     let json = confirmed::json(body)?;
-    let key = Uuid::new_v4().to_string();
     let mut refused = None;
     for _ in 0..TRIES {
+        // Another ETag is another request. What the worker refused has its key bound: the old one would only find that again.
+        let key = Uuid::new_v4().to_string();
         let path = format!("/control/peers/{}", peer.id);
         let request = Request::mutation(Method::PATCH, path, &key, json.clone()).if_match(peer.revision);
         let problem = match session.client.send(&request).await {

@@ -56,15 +56,15 @@ pub fn rows(around: &Around, now: Timestamp) -> Vec<String> {
     lines
 }
 
-/// Blockers of the children, each with its child's name before the subject.
+/// What holds each child up for the longest, with the child's name before the subject.
 pub fn blockers(around: &Around) -> Vec<Blocker> {
     let live = around.children.iter().filter(|child| !child.state.is_terminal());
-    let pairs = live.flat_map(|child| child.blockers.iter().map(move |blocker| (child, blocker)));
-    let named = |(child, blocker): (&Operation, &Blocker)| {
+    let named = |child: &Operation| {
+        let blocker = oldest(child)?;
         let subject = format!("{} {}", around.name(child), blocker.subject).trim_end().to_owned();
-        Blocker { subject, ..blocker.clone() }
+        Some(Blocker { subject, ..blocker.clone() })
     };
-    pairs.map(named).collect()
+    live.filter_map(named).collect()
 }
 
 fn row(child: &Operation, now: Timestamp) -> String {

@@ -35,7 +35,7 @@ use view::View;
 
 /// After this long without a word the operation itself is asked.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How often it is asked where there is no stream (a token without `mesh.observe`).
+/// How often it is asked where there is no stream: a token without `mesh.observe`, or a lost connection.
 const POLL: Duration = Duration::from_secs(1);
 /// Ages are redrawn, and silences noticed, this often.
 const TICK: Duration = Duration::from_millis(250);
@@ -232,7 +232,10 @@ impl Following {
     }
 
     fn hear(&mut self, update: Option<Update>) {
-        self.heard = Instant::now();
+        // A stream that cannot be had says so again and again, which is no word of the operation.
+        if !matches!(update, Some(Update::Lost { .. })) {
+            self.heard = Instant::now();
+        }
         match update {
             Some(Update::Event { event, .. }) => {
                 if self.view.apply(&event) {
@@ -282,7 +285,7 @@ impl Following {
         let ended = self.view.state().is_terminal();
         let patience = if ended {
             TICK
-        } else if self.polling {
+        } else if self.polling || self.trouble.is_some() {
             POLL
         } else {
             SILENCE

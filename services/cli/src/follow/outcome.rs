@@ -150,17 +150,27 @@ pub fn detached(operation: &Operation, name: &str, why: Leave) -> String {
             let gate = gate.map(|gate| format!(" ({})", super::gate::who(gate, &operation.actor))).unwrap_or_default();
             return format!(
                 "The {} waits for approval{gate}: omnirelay ops approve {}. Follow: omnirelay ops attach {name}",
-                operation.verb.action(),
+                noun(operation.verb),
                 short(operation.id)
             );
         }
-        _ => operation.verb.action(),
+        _ => noun(operation.verb),
     };
     let how = match why {
         Leave::Interrupted | Leave::Asked => "Detached",
         Leave::Waited => "Still running after --wait-timeout",
     };
     format!("{how}, the {what} continues. Follow: omnirelay ops attach {name}")
+}
+
+/// What an operation is called in a sentence.
+const fn noun(verb: Verb) -> &'static str {
+    match verb {
+        Verb::ClustersPromote => "promotion",
+        Verb::ClustersDemote => "demotion",
+        Verb::PeersPatch | Verb::PeersPut | Verb::ClustersPut | Verb::ConfigPatch => "change",
+        Verb::PeersCordon | Verb::PeersUncordon | Verb::PeersDrain | Verb::ConfigRollback => verb.action(),
+    }
 }
 
 /// Why this side left.
@@ -207,7 +217,7 @@ fn summary(operation: &Operation, name: &str, result: &DrainResult) -> String {
         (State::Stuck, _) if !result.not_restored.is_empty() => {
             format!("{name}, {} could not be put back", result.not_restored.len())
         }
-        (state, verb) => format!("{} of {name} {state}", verb.action()),
+        (state, verb) => format!("{} of {name} {state}", noun(verb)),
     }
 }
 
@@ -384,6 +394,18 @@ mod tests {
         let mut forced = operation(State::Succeeded);
         forced.result = Some(json!({"forced": true, "moved": 10, "rest": null}));
         assert!(DrainResult::of(&forced).forced);
+    }
+
+    #[test]
+    fn leaving_what_waits_says_who_may_decide() {
+        let mut waiting = operation(State::AwaitingApproval);
+        waiting.verb = Verb::ClustersPromote;
+        waiting.approval = Some(crate::testing::gate(2));
+        assert_eq!(
+            detached(&waiting, "ams1", Leave::Asked),
+            "The promotion waits for approval (scope mesh.approve, not ana): omnirelay ops approve 9c41e07b. \
+             Follow: omnirelay ops attach ams1"
+        );
     }
 
     #[test]

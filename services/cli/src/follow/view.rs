@@ -193,8 +193,14 @@ impl View {
         lines
     }
 
-    /// What stays on the screen of an operation that has ended: how far it came.
+    /// What stays on the screen of an operation that has ended: who agreed to it, and how far it came. Who did not is in the
+    /// last lines.
     pub fn ended(operation: &Operation) -> Vec<String> {
+        let gate = operation.approval.as_ref().filter(|_| operation.state != State::Rejected);
+        gate.into_iter().flat_map(gate::heard).chain(Self::came(operation)).collect()
+    }
+
+    fn came(operation: &Operation) -> Vec<String> {
         let mut view = View::new(operation);
         view.blockers.clear();
         match operation.state {

@@ -152,3 +152,97 @@ fn what_stays_on_the_screen() {
     check(State::Failed, &["  drain      [####################] 6/6"]);
     check(State::Refused, &[]);
 }
+
+#[test]
+fn a_gate_a_pause_and_a_queue() {
+    let mut waiting = operation(State::AwaitingApproval);
+    waiting.approval = Some(crate::testing::gate(2));
+    check(
+        &View::new(&waiting),
+        &[
+            "  APPROVAL 0/2   29:15 left   may decide: scope mesh.approve, not ana",
+            "    omnirelay ops approve 9c41e07b   cutover gate, rule prod-failover   digest 4f9a11c2",
+        ],
+    );
+    let mut paused = operation(State::Running);
+    let by = json!({"by": "bo", "at": "2026-11-23T12:00:00Z", "reason": "night"});
+    paused.paused = Some(serde_json::from_value(by).expect("a pause"));
+    check(&View::new(&paused), &["  PAUSED 45s by bo: night", "  running"]);
+
+    let mut queued = operation(State::Queued);
+    let queue = json!({"position": 3, "holders": [crate::testing::ID, "0193d1f0-0000-7000-8000-0000000000b2"]});
+    queued.queue = Some(serde_json::from_value(queue).expect("a queue"));
+    let mut view = View::new(&queued);
+    let names = BTreeMap::from([(crate::testing::ID.to_owned(), "drain web-02".to_owned())]);
+    view.surround(Around { names, ..Around::default() });
+    check(&view, &["  QUEUED position 3, slots held by 9c41e07b (drain web-02), 000000b2"]);
+}
+
+#[test]
+fn what_is_told_by_the_operation_only_is_asked_for() {
+    for what in ["approvals.approved", "approvals.requested", "operations.paused", "operations.queued"] {
+        assert!(evicting(4).apply(&event(what, json!({}))), "{what}");
+    }
+}
+
+#[test]
+fn a_log_hears_each_approval_once() {
+    let mut waiting = operation(State::AwaitingApproval);
+    let mut gate = crate::testing::gate(2);
+    waiting.approval = Some(gate.clone());
+    let mut view = View::new(&waiting);
+    let now = "2026-11-23T12:00:45Z".parse().expect("time");
+    let first = view.plain_news(&PlainKey::default(), now);
+    assert!(first[0].starts_with("APPROVAL 0/2   29:15 left"), "{first:?}");
+    let before = view.plain_key();
+    assert_eq!(view.plain_news(&before, now), Vec::<String>::new());
+    let given = json!([{"actor": "policy-bot", "at": "2026-11-23T12:00:00Z", "comment": "no freeze"}]);
+    gate.approvals = serde_json::from_value(given).expect("approvals");
+    waiting.approval = Some(gate);
+    view.sync(&waiting);
+    let news = view.plain_news(&before, now);
+    assert_eq!(news[0], "policy-bot approved   \"no freeze\"");
+    assert!(news[1].starts_with("APPROVAL 1/2"), "{news:?}");
+}
+
+#[test]
+fn many_peers_have_one_bar_and_a_row_for_each_that_runs() {
+    let mut many = operation(State::Running);
+    many.children = Some(BTreeMap::from([("succeeded".to_owned(), 9), ("running".to_owned(), 1)]));
+    many.params = json!({"canary": 2, "soakSecs": 600});
+    many.phase = Some("rest".to_owned());
+    many.progress = serde_json::from_value(progress(9, 38, 1)).expect("progress");
+    let mut child = operation(State::Running);
+    child.target = "peers/p-11".to_owned();
+    child.phase = Some("evicting".to_owned());
+    (child.progress.done, child.progress.total) = (4, 10);
+    let mut view = View::new(&many);
+    let names = BTreeMap::from([("peers/p-11".to_owned(), "web-11".to_owned())]);
+    view.surround(Around { children: vec![child], names });
+    check(
+        &view,
+        &[
+            "  canary     done",
+            "  soak       done",
+            "  rest       [####----------------] 9/38   1 running, 28 waiting",
+            "    web-11 evicting   [########------------] 4/10",
+        ],
+    );
+}
+
+#[test]
+fn a_promotion_goes_through_its_phases() {
+    let mut promotion = operation(State::Running);
+    promotion.verb = Verb::ClustersPromote;
+    promotion.phase = Some("verifying".to_owned());
+    promotion.progress = serde_json::from_value(progress(60, 78, 18)).expect("progress");
+    check(
+        &View::new(&promotion),
+        &[
+            "  prechecking done",
+            "  fencing    done",
+            "  cutover    done",
+            "  verifying  [###############-----] 60/78  18 asked",
+        ],
+    );
+}

@@ -76,6 +76,6 @@ fn health(cluster: &ClusterImpact) -> String {
 
 fn steps(plan: &Plan, impact: &FailoverImpact) -> String {
     let gated = plan.approval.as_ref().is_some_and(|approval| !approval.gates.is_empty());
-    let approve = gated.then(|| "approve > ".to_owned()).unwrap_or_default();
+    let approve = if gated { "approve > " } else { "" };
     format!("{approve}fence {} agents > cutover > verify", impact.fence)
 }

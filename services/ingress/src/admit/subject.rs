@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use omnirelay_contract::problem::{Code, Problem};
 use omnirelay_store::intake::PeerFacts;
 use omnirelay_workflow::operation::Verb;
+use omnirelay_workflow::patch::{self, PeerPatch};
 use omnirelay_workflow::promote::{self, Cluster, Limits, World};
 use omnirelay_workflow::resource::{ClusterState, DrainMark, Hold, Labels, PeerState, peer_state};
 use omnirelay_workflow::selector::Selector;
 use omnirelay_workflow::settings::Settings;
 use omnirelay_workflow::{ClusterId, Rejected};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::Record;
@@ -38,16 +40,47 @@ struct Selectable {
 impl Found {
     /// Whether a rule's selector holds for any of the resources concerned.
     pub fn matches(&self, selector: &Selector) -> bool {
-        self.selectable
-            .iter()
-            .any(|one| selector.matches(&one.labels, |key| one.built_in.get(key).map(String::as_str)))
+        self.selectable.iter().any(|one| selector.matches(&one.labels, |key| one.built_in.get(key).map(String::as_str)))
     }
 }
 
 pub fn find(submission: &Submission, record: Record<'_>) -> Result<Found, Box<Problem>> {
+    let mut found = found(submission, record)?;
+    // A rule is about what it selects before and after: a label can be neither taken away nor given behind its back.
+    if !record.settings.settings.approvals.rules.is_empty()
+        && let Some(labels) = labels_after(submission, &found)
+    {
+        let built_in = found.selectable.first().map(|one| one.built_in.clone()).unwrap_or_default();
+        found.selectable.push(Selectable { labels, built_in });
+    }
+    Ok(found)
+}
+
+/// The labels that a patch or a put would leave.
+fn labels_after(submission: &Submission, found: &Found) -> Option<Labels> {
+    let before = found.selectable.first().map(|one| &one.labels)?;
+    let wanted = || serde_json::from_str::<serde_json::Value>(&submission.params).ok()?.get("labels").cloned();
+    match submission.verb {
+        Verb::PeersPatch => {
+            let patch = PeerPatch { labels: wanted(), metadata: None };
+            patch::peer(before, &serde_json::json!({}), &patch).ok().map(|(labels, _)| labels)
+        }
+        Verb::PeersPut | Verb::ClustersPut => patch::checked_labels(&wanted().unwrap_or_default()).ok(),
+        Verb::PeersCordon
+        | Verb::PeersUncordon
+        | Verb::PeersDrain
+        | Verb::ClustersPromote
+        | Verb::ClustersDemote
+        | Verb::ConfigPatch
+        | Verb::ConfigRollback => None,
+    }
+}
+
+fn found(submission: &Submission, record: Record<'_>) -> Result<Found, Box<Problem>> {
     match &submission.asked {
         Asked::Peer => peer(submission, record),
-        Asked::Many(peers) => Ok(many(peers)),
+        Asked::Many { peers, .. } => Ok(many(peers)),
+        Asked::Missing(detail) => Err(not_found(detail.clone())),
         Asked::PutPeer { cluster, state, .. } => put_peer(submission, record, cluster.as_ref(), *state),
         Asked::Clusters(params) => clusters(params, record),
         Asked::PutCluster { state, .. } => Ok(put_cluster(submission, record, *state)),
@@ -66,7 +99,8 @@ pub fn unchanged(submission: &Submission, record: Record<'_>, found: &Found) -> 
     match &submission.asked {
         Asked::Peer => Ok(submission.verb == Verb::PeersDrain
             && record.facts.peer.as_ref().is_some_and(|peer| peer.drain_mark == DrainMark::Drained.as_str())),
-        Asked::Many(peers) => Ok(peers.is_empty()),
+        Asked::Many { peers, .. } => Ok(peers.is_empty()),
+        Asked::Missing(_) => Ok(false),
         Asked::PutPeer { .. } | Asked::PutCluster { .. } => Ok(false),
         Asked::Clusters(params) => {
             let limits = limits(&record.settings.settings);
@@ -146,8 +180,8 @@ fn put_peer(
             let detail = format!("peer {id} is new: say which cluster it belongs to");
             return Err(Box::new(Problem::new(Code::InvalidArgument, detail)));
         }
-        let built_in = BTreeMap::from([("id", id), ("cluster", cluster.map(ToString::to_string).unwrap_or_default())]);
-        return Ok(Found { selectable: vec![Selectable { built_in, ..Selectable::default() }], ..Found::default() });
+        let cluster = cluster.map(ToString::to_string).unwrap_or_default();
+        return Ok(Found { selectable: vec![wanted(submission, &id, cluster)], ..Found::default() });
     };
     let in_the_way = if cluster.is_some_and(|cluster| cluster.as_str() != peer.cluster) {
         Some(format!("peer {id} belongs to cluster {}: a peer does not change its cluster", peer.cluster))
@@ -161,9 +195,22 @@ fn put_peer(
         revision: Some(peer.revision),
         bound: peer.revision,
         in_the_way: in_the_way.map(|detail| Box::new(Problem::new(Code::InvalidState, detail))),
-        selectable: vec![of_peer(&id, peer)],
+        selectable: vec![of_peer(&id, peer), wanted(submission, &id, peer.cluster.clone())],
         ..Found::default()
     })
+}
+
+/// What a put is to make of its target: rules are about that as much as about what is there.
+fn wanted(submission: &Submission, id: &str, cluster: String) -> Selectable {
+    let body: Value = serde_json::from_str(&submission.params).unwrap_or(Value::Null);
+    let labels = body.get("labels").and_then(|labels| serde_json::from_value(labels.clone()).ok()).unwrap_or_default();
+    let mut built_in = BTreeMap::from([("id", id.to_owned()), ("cluster", cluster)]);
+    for name in ["name", "role", "state"] {
+        if let Some(text) = body.get(name).and_then(Value::as_str) {
+            built_in.insert(name, text.to_owned());
+        }
+    }
+    Selectable { labels, built_in }
 }
 
 fn clusters(params: &promote::Params, record: Record<'_>) -> Result<Found, Box<Problem>> {
@@ -177,7 +224,11 @@ fn clusters(params: &promote::Params, record: Record<'_>) -> Result<Found, Box<P
         revisions.push(format!("{id}@{}", cluster.revision));
         found.selectable.push(Selectable {
             labels: cluster.labels.clone(),
-            built_in: BTreeMap::from([("id", id.to_string()), ("cluster", id.to_string()), ("state", cluster.state.to_string())]),
+            built_in: BTreeMap::from([
+                ("id", id.to_string()),
+                ("cluster", id.to_string()),
+                ("state", cluster.state.to_string()),
+            ]),
         });
         if let Some(operation) = cluster.locked_by {
             let rejected = Rejected::OperationInProgress { resource: format!("clusters/{id}"), operation };
@@ -189,8 +240,7 @@ fn clusters(params: &promote::Params, record: Record<'_>) -> Result<Found, Box<P
         _ => fingerprint(revisions.iter().map(String::as_str)),
     };
     if found.in_the_way.is_none()
-        && let Err(rejected) =
-            promote::precheck(params, &limits(&record.settings.settings), &world(params, record))
+        && let Err(rejected) = promote::precheck(params, &limits(&record.settings.settings), &world(params, record))
     {
         found.in_the_way = Some(Box::new(Problem::from(&rejected)));
     }
@@ -200,8 +250,10 @@ fn clusters(params: &promote::Params, record: Record<'_>) -> Result<Found, Box<P
 fn put_cluster(submission: &Submission, record: Record<'_>, state: Option<ClusterState>) -> Found {
     let id = submission.about.id();
     let known = record.clusters.iter().find(|known| known.id.as_str() == id);
-    let selectable =
-        Selectable { labels: known.map(|known| known.labels.clone()).unwrap_or_default(), built_in: BTreeMap::from([("id", id.clone()), ("cluster", id.clone())]) };
+    let selectable = Selectable {
+        labels: known.map(|known| known.labels.clone()).unwrap_or_default(),
+        built_in: BTreeMap::from([("id", id.clone()), ("cluster", id.clone())]),
+    };
     let in_the_way = known.zip(state).filter(|(known, state)| known.state != *state).map(|(known, _)| {
         let detail =
             format!("cluster {id} is {}: `state` is only for its creation; use :promote or :demote", known.state);
@@ -211,7 +263,7 @@ fn put_cluster(submission: &Submission, record: Record<'_>, state: Option<Cluste
         revision: known.map(|known| known.revision),
         bound: known.map_or(0, |known| known.revision),
         in_the_way,
-        selectable: vec![selectable],
+        selectable: vec![selectable, wanted(submission, &id, id.clone())],
         ..Found::default()
     }
 }
@@ -224,6 +276,7 @@ fn of_peer(id: &str, peer: &PeerFacts) -> Selectable {
         ("cluster", peer.cluster.clone()),
         ("role", peer.role.clone()),
         ("state", state_of(peer).to_string()),
+        ("health", peer.health.clone()),
     ]);
     Selectable { labels, built_in }
 }

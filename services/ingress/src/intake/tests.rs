@@ -6,7 +6,7 @@ use omnirelay_runtime::auth::{Principal, Scope};
 use omnirelay_store::reads::operations::{self, OperationFilter};
 use omnirelay_store::{PoolOptions, connect, migrate, reads};
 use omnirelay_workflow::PeerId;
-use omnirelay_workflow::operation::Verb;
+use omnirelay_workflow::operation::{Target, Verb};
 
 use super::*;
 use crate::submission::{Draft, prepare_event};
@@ -40,6 +40,7 @@ async fn harness() -> Harness {
     let task = IntakeTask {
         pool: pool.clone(),
         confirmations: confirmations.clone(),
+        settings: LiveSettings::load(&pool).await.expect("settings"),
         wakeups,
         instance: "test".to_owned(),
         backlog_full: Arc::clone(&backlog_full),
@@ -56,8 +57,10 @@ fn submission(verb: Verb, peer: &str, actor: &str, key: Option<&str>) -> Box<Sub
         token_id: None,
     });
     let draft = Draft {
+        id: None,
         verb,
-        peer: PeerId::parse(peer).expect("an id"),
+        about: Target::Peer(PeerId::parse(peer).expect("an id")),
+        asked: Asked::Peer,
         principal: &principal,
         address: "127.0.0.1".to_owned(),
         reason: None,

@@ -40,12 +40,28 @@ pub fn example(name: &str) -> Option<Value> {
         "Status" => json!({
             "clusters": [{
                 "id": "fra1", "state": "active", "peers": 20, "healthy": 19, "schedulable": 18, "draining": 1,
+                "unavailable": 3, "maxUnavailable": 5, "slotsFree": 2, "queued": 0,
                 "headroom": {"capacity": 800, "load": 320},
             }],
-            "operations": {"running": 1},
+            "services": [{
+                "cluster": "fra1", "service": "checkout", "total": 40, "ready": 38, "moving": 1, "unavailable": 2,
+                "maxUnavailable": 4, "free": 2,
+            }],
+            "operations": {"running": 1, "awaitingApproval": 1},
             "attention": [{
-                "code": "peer-unreachable", "subject": "peers/edge-9", "message": "its agent is not heard of",
-                "since": AT, "command": "omnirelay mesh peers why edge-9",
+                "kind": "awaitingApproval", "code": "awaiting-approval", "subject": format!("operations/{OPERATION}"),
+                "target": "peers/edge-7", "since": AT, "holders": ["ana"], "position": 1,
+                "message": "peers.drain of peers/edge-7: 1 of 2 approvals; anybody with mesh.approve may give one, but ana",
+                "approval": {
+                    "gate": "start", "rule": "prod", "scope": "mesh.approve", "notBy": "ana", "have": 1, "need": 2,
+                    "approvedBy": ["bo"], "expiresAt": LATER,
+                },
+                "command": format!("omnirelay ops approve {OPERATION}"),
+            }],
+            "changes": [{
+                "operation": OPERATION, "verb": "peers.drain", "target": "peers/edge-9", "actor": "ana",
+                "reason": "kernel CVE", "changeTicket": "CHG-4812", "approvedBy": ["bo"], "outcome": "succeeded",
+                "at": LATER,
             }],
             "lags": {"outboxPending": 0, "outboxLagSeconds": 0.0, "auditLag": 0, "auditLagSeconds": 0.0,
                      "auditPosition": 512, "position": 512},

@@ -19,6 +19,7 @@ pub fn schemas() -> Map<String, Value> {
         all.insert(name.to_owned(), schema);
     };
     resources(&mut add);
+    add("Status", super::status::schema());
     operations(&mut add);
     bodies(&mut add);
     plans(&mut add);
@@ -132,29 +133,6 @@ fn resources(add: &mut impl FnMut(&str, Value)) {
     add("JsonSchema", json!({"type": "object", "description": "A JSON Schema (2020-12)."}));
     let version = object("", &[("version", text()), ("peers", number())]);
     add("Versions", object("Versions of the agent.", &[("items", array(version))]));
-    let cluster = json!({"type": "object", "required": ["id", "state", "headroom"]});
-    let attention = object(
-        "",
-        &[
-            ("code", text()),
-            ("subject", text()),
-            ("message", text()),
-            ("since", time()),
-            ("command", doc(text(), "To copy.")),
-        ],
-    );
-    add(
-        "Status",
-        object(
-            "How the mesh stands.",
-            &[
-                ("clusters", array(cluster)),
-                ("operations", doc(map(number()), "How many are in each state.")),
-                ("attention", array(attention)),
-                ("lags", map(json!({"type": "number"}))),
-            ],
-        ),
-    );
 }
 
 fn operations(add: &mut impl FnMut(&str, Value)) {
@@ -395,9 +373,15 @@ fn plans(add: &mut impl FnMut(&str, Value)) {
             ("revision", doc(number(), "Of `revision-mismatch`: the current one.")),
             ("operation", doc(text(), "Which operation is in the way.")),
             ("owners", doc(array(text()), "Of `peer-held`.")),
+            ("digest", doc(text(), "Of `digest-mismatch`: the one to decide about now.")),
+            ("key", doc(text(), "Of `invalid-setting`.")),
+            ("rule", doc(text(), "Of `invalid-setting` and `ticket-required`.")),
+            ("cluster", doc(text(), "Of what concerns a cluster.")),
         ],
     );
-    add("Problem", optional(problem, &["instance", "plan", "inverse", "revision", "operation", "owners"]));
+    let of_single_codes =
+        ["instance", "plan", "inverse", "revision", "operation", "owners", "digest", "key", "rule", "cluster"];
+    add("Problem", optional(problem, &of_single_codes));
     add(
         "Inverse",
         object(

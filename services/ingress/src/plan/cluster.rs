@@ -3,7 +3,7 @@
 use omnirelay_contract::rest::{ClusterImpact, FailoverImpact, Inverse};
 use omnirelay_store::clusters::ClusterPeer;
 use omnirelay_workflow::operation::{Blocker, BlockerCode};
-use omnirelay_workflow::promote::{self, Checked, Limits, Params, World};
+use omnirelay_workflow::promote::{self, Aim, Checked, Limits, Params, World};
 use omnirelay_workflow::resource::Health;
 use omnirelay_workflow::{ClusterId, Timestamp};
 use serde_json::json;
@@ -53,9 +53,15 @@ pub fn failover(
         active_after: world.other_active + u32::from(params.promote.is_some()),
         overridden: checked.overridden.iter().map(|one| format!("{}: {}", one.subject, one.message)).collect(),
         changed: !checked.clusters.is_empty(),
-        inverse: promote::inverse(params).as_ref().and_then(inverse),
+        inverse: promote::inverse(&changing(checked)).as_ref().and_then(inverse),
     };
     (impact, blockers)
+}
+
+/// Without the clusters that are as wished already: undoing it is not to touch them.
+fn changing(checked: &Checked) -> Params {
+    let of = |aim: Aim| checked.clusters.iter().filter(move |(_, is)| **is == aim).map(|(id, _)| id.clone());
+    Params { promote: of(Aim::Promote).next(), demote: of(Aim::Demote).collect(), force: false }
 }
 
 /// The request that undoes a promotion after its cutover.

@@ -1,42 +1,16 @@
 //! What an edit of the settings would change.
 
-use std::collections::BTreeMap;
-
 use omnirelay_contract::rest::{ConfigImpact, SettingChange};
+use omnirelay_workflow::settings;
 use serde_json::Value;
 
-/// The settings that differ, by their paths. Lists are compared as wholes.
+/// The settings that differ, by their paths.
 pub fn changes(before: &Value, after: &Value) -> ConfigImpact {
-    let (old, new) = (flat(before), flat(after));
-    let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    let changes: Vec<SettingChange> = keys
+    let changes: Vec<SettingChange> = settings::changes(before, after)
         .into_iter()
-        .filter(|key| old.get(*key) != new.get(*key))
-        .map(|key| SettingChange { key: key.clone(), before: old.get(key).cloned(), after: new.get(key).cloned() })
+        .map(|one| SettingChange { key: one.key, before: one.before, after: one.after })
         .collect();
     ConfigImpact { changed: !changes.is_empty(), changes }
-}
-
-fn flat(value: &Value) -> BTreeMap<String, Value> {
-    let mut all = BTreeMap::new();
-    walk("", value, &mut all);
-    all
-}
-
-fn walk(path: &str, value: &Value, all: &mut BTreeMap<String, Value>) {
-    match value {
-        Value::Object(members) => {
-            for (key, value) in members {
-                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                walk(&path, value, all);
-            }
-        }
-        other => {
-            all.insert(path.to_owned(), other.clone());
-        }
-    }
 }
 
 #[cfg(test)]
@@ -52,7 +26,10 @@ mod tests {
         let impact = changes(&before, &after);
         let keys: Vec<&str> = impact.changes.iter().map(|change| change.key.as_str()).collect();
         assert_eq!((impact.changed, keys), (true, vec!["approvals.rules", "drain.maxConcurrent"]));
-        assert_eq!((impact.changes[1].before.clone(), impact.changes[1].after.clone()), (Some(json!(4)), Some(json!(2))));
+        assert_eq!(
+            (impact.changes[1].before.clone(), impact.changes[1].after.clone()),
+            (Some(json!(4)), Some(json!(2)))
+        );
         assert!(!changes(&before, &before).changed);
     }
 }

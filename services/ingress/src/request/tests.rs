@@ -75,3 +75,54 @@ fn etags_are_compared_weakly_for_reads() {
     assert!(named("\"7\"") && named("W/\"7\"") && named("\"6\", \"7\"") && named("*"));
     assert!(!named("\"8\"") && !none_match(&HeaderMap::new(), "\"7\""));
 }
+
+#[test]
+fn an_if_match_allows_what_it_names() {
+    let check = |value: &'static str, revision: u64, expect: bool, kept: Option<&[u64]>| {
+        let if_match = if_match(&headers(&[("if-match", value)])).ok().flatten().expect("a condition");
+        assert_eq!((if_match.allows(revision), if_match.revisions()), (expect, kept), "{value} {revision}");
+    };
+    check("*", 7, true, None);
+    check("\"7\"", 7, true, Some(&[7]));
+    check("\"7\"", 8, false, Some(&[7]));
+    check("\"6\", \"7\"", 7, true, Some(&[6, 7]));
+    // Weakly the same is not the same (RFC 9110, 13.1.1).
+    check("W/\"7\"", 7, false, Some(&[]));
+    check("\"-7\"", 7, false, Some(&[]));
+}
+
+#[test]
+fn only_a_star_creates_only() {
+    let check = |value: &'static str, expect: Option<bool>| {
+        assert_eq!(creates_only(&headers(&[("if-none-match", value)])).ok(), expect, "{value}");
+    };
+    check("*", Some(true));
+    check(" * ", Some(true));
+    check("\"7\"", None);
+    check("", None);
+    assert_eq!(creates_only(&HeaderMap::new()).ok(), Some(false));
+}
+
+#[tokio::test]
+async fn a_patch_has_two_media_types_and_a_body_one() {
+    use omnirelay_contract::rest::PatchPeerBody;
+    for (media_type, is_patch, is_body) in [
+        ("application/json", true, true),
+        ("application/merge-patch+json", true, false),
+        ("Application/Merge-Patch+JSON; charset=utf-8", true, false),
+        ("application/json-patch+json", false, false),
+        ("text/plain", false, false),
+    ] {
+        let headers = headers(&[("content-type", media_type)]);
+        let text = || Body::from("{\"labels\":{\"a\":null}}");
+        let patched = patch::<PatchPeerBody>(&headers, text()).await;
+        assert_eq!(patched.is_ok(), is_patch, "{media_type}");
+        assert_eq!(body::<PatchPeerBody>(&headers, text()).await.is_ok(), is_body, "{media_type}");
+        if let Err(refusal) = patched {
+            assert_eq!(refusal.code(), Code::UnsupportedMediaType, "{media_type}");
+        }
+    }
+    let headers = headers(&[("content-type", "application/merge-patch+json")]);
+    let cleared = patch::<PatchPeerBody>(&headers, Body::from("{\"labels\":null}")).await.expect("a patch");
+    assert_eq!((cleared.labels, cleared.metadata), (Some(serde_json::Value::Null), None), "null is not nothing");
+}

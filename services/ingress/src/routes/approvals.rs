@@ -1,4 +1,4 @@
-//! `GET /control/approvals`: operations with an open gate, oldest first.
+//! `GET /control/approvals`: operations with an open gate, oldest first unless it is asked otherwise.
 
 use std::sync::Arc;
 
@@ -19,9 +19,10 @@ pub async fn list(State(app): State<Arc<App>>, reader: Reader) -> Response {
 
 async fn read(app: &App, reader: &Reader) -> Result<Response, Refusal> {
     let query = ListQuery::parse(&reader.uri, &[])?;
-    query.order(&["createdAt"], ("createdAt", false))?;
+    let (_, newest_first) = query.order(&["createdAt"], ("createdAt", false))?;
     let position = reads::position(&app.pool).await?;
-    let rows = reads::operations::at_gates(&app.pool, query.after::<OperationId>()?, query.limit).await?;
+    let rows =
+        reads::operations::at_gates(&app.pool, !newest_first, query.after::<OperationId>()?, query.limit).await?;
     let items = rows.iter().map(reads::operation_dto).collect::<Result<Vec<_>, _>>()?;
     let next_page_token = query.next(items.len(), items.last().map(|operation| operation.id.to_string()));
     let etag = content_tag(&[&to_bytes(&items)?, next_page_token.as_deref().unwrap_or("").as_bytes()]);

@@ -68,17 +68,26 @@ pub async fn act(State(app): State<Arc<App>>, request: Request) -> Response {
         if !(1..=1_000).contains(&max_concurrent) {
             return Err(Refusal::invalid("maxConcurrent: from 1 to 1000"));
         }
-        let peers = match (&body.selector, &body.peers) {
-            (Some(text), None) => selected(app, text).await?,
+        let found = match (&body.selector, &body.peers) {
+            (Some(text), None) => Ok(selected(app, text).await?),
             (None, Some(ids)) => named(app, ids).await?,
             _ => return Err(Refusal::invalid("name the peers by a selector, or as a list in `peers`: one of the two")),
+        };
+        let canary = body.canary.unwrap_or(0);
+        let (peers, missing) = match found {
+            Ok(peers) => (peers, None),
+            Err(missing) => (Vec::new(), Some(missing)),
+        };
+        let asked = match missing {
+            Some(detail) => Asked::Missing(detail),
+            None => Asked::Many { peers: peers.iter().map(frozen).collect(), canary },
         };
         let params = Params {
             selector: body.selector.clone(),
             bulk: BulkParams {
                 peers: peers.iter().map(|peer| peer.id.clone()).collect(),
                 max_concurrent,
-                canary: body.canary.unwrap_or(0),
+                canary,
                 soak_secs: soak.as_secs(),
                 max_failures: body.max_failures.unwrap_or(0),
                 gated: false,
@@ -89,7 +98,7 @@ pub async fn act(State(app): State<Arc<App>>, request: Request) -> Response {
             verb: Verb::PeersDrain,
             id: Some(id),
             about,
-            asked: Asked::Many(peers.iter().map(frozen).collect()),
+            asked,
             common,
             params: params_of(&params)?,
             request_digest: digest_of(parts, &body)?,
@@ -118,7 +127,8 @@ async fn selected(app: &App, text: &str) -> Result<Vec<Peer>, Refusal> {
     }
 }
 
-async fn named(app: &App, ids: &[PeerId]) -> Result<Vec<Peer>, Refusal> {
+/// The peers, or the sentence that says which of them is not there.
+async fn named(app: &App, ids: &[PeerId]) -> Result<Result<Vec<Peer>, String>, Refusal> {
     let ids: BTreeSet<&str> = ids.iter().map(PeerId::as_str).collect();
     if ids.len() > MAX_PEERS {
         return Err(Refusal::invalid(format!("peers: at most {MAX_PEERS}")));
@@ -127,10 +137,11 @@ async fn named(app: &App, ids: &[PeerId]) -> Result<Vec<Peer>, Refusal> {
     let rows = reads::peers::many(&app.pool, &ids).await?;
     let mut peers = rows.iter().map(reads::peer_dto).collect::<Result<Vec<Peer>, _>>()?;
     peers.sort_by(|a, b| a.id.cmp(&b.id));
-    match ids.iter().find(|id| !peers.iter().any(|peer| peer.id.as_str() == **id)) {
-        Some(missing) => Err(super::absent("peer", missing)),
+    let there: BTreeSet<&str> = peers.iter().map(|peer| peer.id.as_str()).collect();
+    Ok(match ids.iter().find(|id| !there.contains(**id)) {
+        Some(missing) => Err(format!("there is no peer {missing}")),
         None => Ok(peers),
-    }
+    })
 }
 
 fn frozen(peer: &Peer) -> Frozen {
@@ -146,11 +157,7 @@ fn frozen(peer: &Peer) -> Frozen {
 }
 
 /// What it would do, from the registry as it is now.
-pub async fn impact(
-    app: &App,
-    submission: &Submission,
-    frozen: &[Frozen],
-) -> Result<(Value, Vec<Blocker>), Refusal> {
+pub async fn impact(app: &App, submission: &Submission, frozen: &[Frozen]) -> Result<(Value, Vec<Blocker>), Refusal> {
     let params: Params = serde_json::from_value(json_of(&submission.params)?)
         .map_err(|error| StoreError::corrupt("a bulk drain's parameters", error))?;
     let ids: Vec<&str> = frozen.iter().map(|peer| peer.id.as_str()).collect();

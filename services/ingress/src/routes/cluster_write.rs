@@ -19,6 +19,9 @@ use crate::answer::Refusal;
 use crate::submission::Asked;
 use crate::{App, request};
 
+/// Clusters that one promotion replaces, at most.
+const MAX_DEMOTED: usize = 100;
+
 pub async fn act(State(app): State<Arc<App>>, Segment(segment): Segment, request: Request) -> Response {
     let Some((cluster, action)) = segment.rsplit_once(':') else {
         return super::method_not_allowed(request.method().clone(), request.uri().clone()).await;
@@ -33,6 +36,9 @@ pub async fn act(State(app): State<Arc<App>>, Segment(segment): Segment, request
         let (params, common, request_digest) = if verb == Verb::ClustersPromote {
             let mut body: PromoteBody = request::body(&parts.headers, body).await?;
             let common = common!(body, confirmed)?;
+            if body.demote.len() > MAX_DEMOTED {
+                return Err(Refusal::invalid(format!("demote: at most {MAX_DEMOTED} clusters")));
+            }
             if body.demote.contains(&cluster) {
                 return Err(Refusal::invalid(format!("demote: {cluster} is what is promoted")));
             }

@@ -39,9 +39,9 @@ pub async fn history(State(app): State<Arc<App>>, reader: Reader) -> Response {
 
 async fn revisions(app: &App, reader: &Reader) -> Result<Response, Refusal> {
     let query = ListQuery::parse(&reader.uri, &[])?;
-    query.order(&["revision"], ("revision", true))?;
+    let (_, newest_first) = query.order(&["revision"], ("revision", true))?;
     let position = reads::position(&app.pool).await?;
-    let rows = config::history(&app.pool, query.after::<u64>()?, query.limit).await?;
+    let rows = config::history(&app.pool, newest_first, query.after::<u64>()?, query.limit).await?;
     let items = rows
         .into_iter()
         .map(|row| {

@@ -9,7 +9,6 @@ use omnirelay_store::{StoreError, config};
 use omnirelay_workflow::operation::{Target, Verb};
 use serde_json::json;
 
-use super::absent;
 use super::mutation::{Parsed, common, digest_of, serve};
 use crate::answer::Refusal;
 use crate::submission::Asked;
@@ -42,17 +41,23 @@ pub async fn rollback(State(app): State<Arc<App>>, request: Request) -> Response
         let mut body: RollbackConfigBody = request::body(&parts.headers, body).await?;
         let common = common!(body, confirmed)?;
         let Some(revision) = body.revision else {
-            return Err(Refusal::invalid("revision: the one whose settings are to hold again, as in GET /control/config/history"));
+            return Err(Refusal::invalid(
+                "revision: the one whose settings are to hold again, as in GET /control/config/history",
+            ));
         };
         let mut connection = app.pool.acquire().await.map_err(StoreError::from)?;
-        let row = config::get(&mut connection, revision).await?;
-        let row = row.ok_or_else(|| absent("revision of the settings", revision))?;
-        let whole = serde_json::from_str(&row.settings).map_err(|e| StoreError::corrupt("the settings", e))?;
+        let asked = match config::get(&mut connection, revision).await? {
+            None => Asked::Missing(format!("there is no revision {revision} of the settings")),
+            Some(row) => {
+                let patch = serde_json::from_str(&row.settings).map_err(|e| StoreError::corrupt("the settings", e))?;
+                Asked::Config { patch, whole: true }
+            }
+        };
         Ok(Parsed {
             verb: Verb::ConfigRollback,
             id: None,
             about: Target::Settings,
-            asked: Asked::Config { patch: whole, whole: true },
+            asked,
             params: json!({"revision": revision}).to_string(),
             common,
             request_digest: digest_of(parts, &body)?,

@@ -22,13 +22,8 @@ pub async fn parse(app: &App, peer: PeerId, parts: &Parts, body: Body) -> Result
     let mut body: DrainBody = request::body(&parts.headers, body).await?;
     let common = common!(body, confirmed)?;
     let settings = app.settings.fresh(&app.pool).await?;
-    let params = params(
-        &settings.settings.drain,
-        body.deadline,
-        body.on_deadline,
-        body.max_concurrent,
-        body.keep_moved,
-    )?;
+    let params =
+        params(&settings.settings.drain, body.deadline, body.on_deadline, body.max_concurrent, body.keep_moved)?;
     Ok(Parsed {
         verb: Verb::PeersDrain,
         id: None,

@@ -55,10 +55,7 @@ pub fn router(app: Arc<App>) -> Router {
         )
         .route("/control/peers/{id}/workloads", get(workloads::list))
         .route("/control/clusters", get(clusters::list))
-        .route(
-            "/control/clusters/{segment}",
-            get(cluster::get).post(cluster_write::act).put(cluster_write::put),
-        )
+        .route("/control/clusters/{segment}", get(cluster::get).post(cluster_write::act).put(cluster_write::put))
         .route("/control/operations", get(operations::list))
         .route("/control/operations/{segment}", get(operation::get).post(operation_action::act))
         .route("/control/approvals", get(approvals::list))

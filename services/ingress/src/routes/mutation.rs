@@ -9,6 +9,7 @@ use http::request::Parts;
 use http::{HeaderValue, StatusCode, header};
 use omnirelay_contract::problem::{Code, Problem};
 use omnirelay_runtime::auth::Scope;
+use omnirelay_runtime::spans::{self, Kind, Told};
 use omnirelay_runtime::trace::TraceParent;
 use omnirelay_store::reads;
 use omnirelay_workflow::OperationId;
@@ -25,6 +26,9 @@ use crate::{App, digest, request};
 
 /// How long a quick verb is waited for where the request does not say.
 pub const QUICK_WAIT: Duration = Duration::from_secs(10);
+
+/// How long the worker may take to open a gate before the answer is given without it.
+const GATE_WAIT: Duration = Duration::from_millis(500);
 
 /// What a verb's own file has read from its body.
 #[derive(Debug)]
@@ -68,10 +72,8 @@ macro_rules! common {
         .checked()
     };
     ($body:ident, confirmed) => {
-        $crate::routes::mutation::common!($body).map(|common| $crate::routes::mutation::Common {
-            confirmation: $body.confirmation.take(),
-            ..common
-        })
+        $crate::routes::mutation::common!($body)
+            .map(|common| $crate::routes::mutation::Common { confirmation: $body.confirmation.take(), ..common })
     };
 }
 pub(crate) use common;
@@ -134,25 +136,39 @@ pub fn unknown_caller(verb: &'static str, refusal: Refusal, path: &str) -> Respo
 #[derive(Debug)]
 pub struct Answered {
     pub response: Response,
+    /// For the log: what came of it as far as the answer says.
     pub outcome: &'static str,
+    /// For the count. An operation that was made is `accepted`, also where its end was waited for: the worker counts each end,
+    /// once, and a retry that finds its operation is `replayed`.
+    pub counted: &'static str,
     pub operation: Option<OperationId>,
 }
 
+impl Answered {
+    fn counted(self, counted: &'static str) -> Self {
+        Self { counted, ..self }
+    }
+}
+
 /// What is known of a request when it is refused.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Trail {
     pub verb: &'static str,
     pub target: String,
     pub reason: Option<String>,
     pub change_ticket: Option<String>,
     pub traceparent: String,
+    /// `traceparent` parsed, and the caller's own.
+    span: TraceParent,
+    parent: Option<TraceParent>,
 }
 
 impl Trail {
     pub fn new(verb: &'static str, target: String, parts: &Parts) -> Self {
-        let caller = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
-        let traceparent = TraceParent::continued(caller).to_string();
-        Self { verb, target, traceparent, ..Self::default() }
+        let header = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
+        let parent = header.and_then(|text| text.parse::<TraceParent>().ok());
+        let span = parent.map_or_else(TraceParent::random, TraceParent::beneath);
+        Self { verb, target, reason: None, change_ticket: None, traceparent: span.to_string(), span, parent }
     }
 }
 
@@ -178,6 +194,9 @@ async fn mutate(app: &App, caller: &Caller, parsed: Parsed, parts: &Parts, trail
     };
     let mut submission = draft.prepare().map_err(|error| Refusal::invalid(error.to_string()))?;
     submission.gate = parsed.common.gate;
+    if let Some(asked) = submission.gate.as_ref().filter(|asked| !submission.has_gate(asked.gate)) {
+        return Err(Refusal::invalid(format!("gate: this {} never comes to a {} gate", submission.verb, asked.gate)));
+    }
     submission.validate_only = request::validate_only(&parts.uri)?;
     submission.if_match = request::if_match(&parts.headers)?;
     submission.keep_preconditions();
@@ -196,10 +215,15 @@ async fn mutate(app: &App, caller: &Caller, parsed: Parsed, parts: &Parts, trail
                 let mutated = submission.accepted(created_at).map_err(|error| Refusal::invalid(error.to_string()))?;
                 accepted(submission.id, to_bytes(&mutated)?)
             }
-            Some(waiting) => outcome(app, submission.id, waiting, wait).await?,
+            Some(waiting) => {
+                // Nobody approves within seconds: unless the caller says otherwise, the answer is that it waits at its gate.
+                let at_gate = !submission.gates.is_empty() && !parts.headers.contains_key("prefer");
+                let wait = if at_gate { wait.min(GATE_WAIT) } else { wait };
+                outcome(app, submission.id, waiting, wait).await?.counted("accepted")
+            }
         },
         Decision::Replay(operation) => {
-            let mut answered = replay(app, operation, wait).await?;
+            let mut answered = replay(app, operation, wait).await?.counted("replayed");
             answered.response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
             answered
         }
@@ -207,7 +231,8 @@ async fn mutate(app: &App, caller: &Caller, parsed: Parsed, parts: &Parts, trail
             let plan = super::plans::of(app, &submission, revision).await?;
             match unconfirmed {
                 None => {
-                    Answered { response: json(StatusCode::OK, to_bytes(&plan)?), outcome: "planned", operation: None }
+                    let response = json(StatusCode::OK, to_bytes(&plan)?);
+                    Answered { response, outcome: "planned", counted: "planned", operation: None }
                 }
                 Some(why) => {
                     let problem = Problem::new(Code::ConfirmationRequired, why.detail()).with("plan", plan);
@@ -231,8 +256,8 @@ pub async fn finish(
     path: &str,
     result: Result<Answered, Refusal>,
 ) -> Response {
-    let (response, outcome, operation) = match result {
-        Ok(answered) => (answered.response, answered.outcome, answered.operation),
+    let (response, outcome, counted, operation) = match result {
+        Ok(answered) => (answered.response, answered.outcome, answered.counted, answered.operation),
         Err(refusal) => {
             let refusal = refusal.at(path);
             let refusal = if (400..500).contains(&refusal.problem.status) {
@@ -248,11 +273,11 @@ pub async fn finish(
                 refusal
             };
             let code = refusal.code().as_str();
-            (refusal.into_response(), code, None)
+            (refusal.into_response(), code, code, None)
         }
     };
     let latency = caller.elapsed();
-    metrics::counter!("omnirelay_mutations_total", "verb" => trail.verb, "outcome" => outcome).increment(1);
+    metrics::counter!("omnirelay_mutations_total", "verb" => trail.verb, "outcome" => counted).increment(1);
     metrics::histogram!("omnirelay_mutation_seconds", "verb" => trail.verb, "stage" => "answered")
         .record(latency.as_secs_f64());
     tracing::info!(
@@ -264,6 +289,17 @@ pub async fn finish(
         operation = operation.map(tracing::field::display),
         "mutation"
     );
+    spans::ended(trail.span, trail.parent, latency, || Told {
+        name: trail.verb.into(),
+        kind: Kind::Server,
+        attributes: vec![
+            ("omnirelay.target", trail.target.clone()),
+            ("omnirelay.actor", caller.principal.subject.clone()),
+            ("omnirelay.outcome", outcome.to_owned()),
+            ("omnirelay.operation", operation.map(|id| id.to_string()).unwrap_or_default()),
+        ],
+        failed: response.status().is_server_error().then(|| outcome.into()),
+    });
     response
 }
 
@@ -281,7 +317,7 @@ pub fn accepted(id: OperationId, body: Vec<u8>) -> Answered {
     if let Ok(location) = HeaderValue::from_str(&format!("/control/operations/{id}")) {
         response.headers_mut().insert(header::LOCATION, location);
     }
-    Answered { response, outcome: "accepted", operation: Some(id) }
+    Answered { response, outcome: "accepted", counted: "accepted", operation: Some(id) }
 }
 
 /// The answer to an operation that has ended: 201 where it made its resource. One that was refused is answered with its
@@ -303,7 +339,8 @@ pub fn ended(done: &Done) -> Answered {
             None => json(StatusCode::OK, done.body.clone()),
         },
     };
-    Answered { response, outcome: done.state.as_str(), operation: Some(done.operation) }
+    let outcome = done.state.as_str();
+    Answered { response, outcome, counted: outcome, operation: Some(done.operation) }
 }
 
 async fn replay(app: &App, id: OperationId, wait: Duration) -> Result<Answered, Refusal> {

@@ -88,7 +88,8 @@ async fn run(
     let standing = Mutated { operation, resource: None, changed };
     if !changed || !ends {
         let outcome = if changed { "succeeded" } else { "unchanged" };
-        return Ok(Answered { response: json(StatusCode::OK, to_bytes(&standing)?), outcome, operation: Some(id) });
+        let response = json(StatusCode::OK, to_bytes(&standing)?);
+        return Ok(Answered { response, outcome, counted: outcome, operation: Some(id) });
     }
     let ended = match waiting {
         Some(waiting) => waiting.done(wait).await,
@@ -101,7 +102,8 @@ async fn run(
                 serde_json::from_slice(&done.body).map_err(|error| StoreError::corrupt("an operation", error))?;
             mutated.changed = true;
             let response = json(StatusCode::OK, to_bytes(&mutated)?);
-            Ok(Answered { response, outcome: done.state.as_str(), operation: Some(id) })
+            let outcome = done.state.as_str();
+            Ok(Answered { response, outcome, counted: outcome, operation: Some(id) })
         }
         None => {
             let mut answered = accepted(id, to_bytes(&standing)?);
@@ -194,6 +196,8 @@ async fn commit(app: &App, id: OperationId, wanted: &Wanted<'_>) -> Result<Commi
         Ok(_) => return Ok(Committed::Unchanged(operation)),
         Err(problem) => {
             if problem.code == Code::DigestMismatch {
+                store::wake(connection, id).await?;
+                transaction.commit().await.map_err(StoreError::from)?;
                 // The worker looks at the gate, and asks again with the digest of what is there now.
                 app.wakeups.control(wanted.asking.control(), id, &operation.target, &wanted.trail.traceparent);
             }
@@ -240,7 +244,8 @@ async fn write(
         Written::Approval(_) => row.approval = Some(&text),
         Written::Resolve(_) => row.resolve = Some(&text),
     }
-    let event = event(locked, operation, change, wanted).map_err(failed)?;
+    let seq = locked.row.event_seq.unsigned_abs() + 1;
+    let event = event(seq, operation, change, wanted).map_err(failed)?;
     let new = NewEvent { id: event.id, nats_subject: &event.nats_subject, payload: &event.payload };
     Ok(store::write(connection, operation.id, row, change.resource, new).await?)
 }
@@ -249,8 +254,9 @@ fn json_text(value: &impl Serialize) -> Result<String, serde_json::Error> {
     serde_json::to_string(value)
 }
 
+/// The event of a change, which is the operation's `seq`th.
 fn event(
-    locked: &Locked,
+    seq: u64,
     operation: &Operation,
     change: &Change,
     wanted: &Wanted<'_>,
@@ -261,7 +267,7 @@ fn event(
     detail.insert("target".to_owned(), operation.target.as_str().into());
     let data = EventData {
         operation: Some(operation.id),
-        operation_seq: Some(locked.row.event_seq.unsigned_abs() + 1),
+        operation_seq: Some(seq),
         actor: Some(actor.subject.clone()),
         state: Some(change.state),
         phase: operation.phase.clone(),
@@ -280,3 +286,6 @@ fn event(
     };
     prepare_event(change.resource, &operation.id.to_string(), change.what, &wanted.trail.traceparent, data)
 }
+
+#[cfg(test)]
+mod tests;

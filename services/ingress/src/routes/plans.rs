@@ -24,7 +24,8 @@ pub async fn of(app: &App, submission: &Submission, revision: u64) -> Result<Pla
     let (impact, blockers) = match &submission.asked {
         Asked::Peer if submission.verb == Verb::PeersDrain => drain(app, submission).await?,
         Asked::Peer => (peer(app, submission).await?, Vec::new()),
-        Asked::Many(peers) => super::bulk_drain::impact(app, submission, peers).await?,
+        Asked::Missing(_) => (Value::Null, Vec::new()),
+        Asked::Many { peers, .. } => super::bulk_drain::impact(app, submission, peers).await?,
         Asked::PutPeer { .. } | Asked::PutCluster { .. } => {
             let wanted: Value = json_of(&submission.params)?;
             (json!({"target": submission.target, "wanted": wanted, "exists": revision != 0}), Vec::new())
@@ -53,13 +54,12 @@ async fn drain(app: &App, submission: &Submission) -> Result<(Value, Vec<Blocker
     let settings = app.settings.fresh(&app.pool).await?;
     let cluster = cluster_budget(&mut connection, &settings.settings, &peer.cluster).await?;
     let standing: Vec<Standing> = cluster.peers.clone();
-    if let Admission::Queue { position, holders } = budget::admit(cluster.limit, &standing, &peer.id, cluster.ahead) {
-        let holders: Vec<String> = holders.iter().map(ToString::to_string).collect();
-        let who = if holders.is_empty() { String::new() } else { format!(", held by {}", holders.join(", ")) };
+    if let Admission::Queue { position, .. } = budget::admit(cluster.limit, &standing, &peer.id, cluster.ahead) {
+        let (id, limit, taken) = (&peer.cluster, cluster.limit.unwrap_or(0), budget::taken_by(&standing));
         blockers.push(Blocker {
             code: BlockerCode::Budget,
             subject: peer.cluster.to_string(),
-            message: format!("no slot is free in cluster {}: position {position} in its queue{who}", peer.cluster),
+            message: format!("cluster {id} allows {limit} unavailable: it would wait at position {position}, {taken}"),
             since: now,
         });
     }
@@ -175,8 +175,7 @@ async fn failover(app: &App, params: &promote::Params) -> Result<(Value, Vec<Blo
     let record = Record { facts: &facts, clusters: &known, peers: &peers, settings: &settings };
     let world = subject::world(params, record);
     let limits = subject::limits(&settings.settings);
-    let checked =
-        promote::precheck(params, &limits, &world).map_err(|rejected| Problem::from(&rejected))?;
+    let checked = promote::precheck(params, &limits, &world).map_err(|rejected| Problem::from(&rejected))?;
     let (impact, blockers) = plan::cluster::failover(params, &limits, &world, &peers, &checked, Timestamp::now());
     Ok((value_of(&impact)?, blockers))
 }

@@ -1,5 +1,7 @@
 //! The acts. Each does something that would worry an operator, and measures what came of it.
 
+mod failover;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,6 +33,7 @@ const CLIENTS: u64 = 16;
 pub struct Play<'a> {
     stage: &'a mut Stage,
     screen: Arc<Screen>,
+    proxy: SocketAddr,
     checkout: Arc<Counters>,
     ledger: Arc<Counters>,
     naive: Arc<Counters>,
@@ -50,13 +53,14 @@ impl<'a> Play<'a> {
     pub fn new(
         stage: &'a mut Stage,
         screen: Arc<Screen>,
-        checkout: Arc<Counters>,
-        ledger: Arc<Counters>,
+        proxy: SocketAddr,
+        [checkout, ledger]: [Arc<Counters>; 2],
         naive: Arc<Counters>,
     ) -> anyhow::Result<Self> {
         let api = stage.api("demo", Scope::Observe)?;
-        let (ana, bob) = (stage.operator("ana", &screen)?, stage.operator("bob", &screen)?);
-        Ok(Self { stage, screen, checkout, ledger, naive, api, ana, bob, claims: Vec::new() })
+        let [ana, bob] = ["ana", "bob"].map(|subject| stage.operator(subject, Scope::Operate, &screen));
+        let (ana, bob) = (ana?, bob?);
+        Ok(Self { stage, screen, proxy, checkout, ledger, naive, api, ana, bob, claims: Vec::new() })
     }
 
     pub async fn all(&mut self) -> anyhow::Result<()> {
@@ -64,12 +68,13 @@ impl<'a> Play<'a> {
         self.drain().await.context("the drain")?;
         self.worker_killed().await.context("the drain with the worker killed")?;
         self.cancelled().await.context("the cancelled drain")?;
+        self.failover().await.context("the failover")?;
         self.audit().await.context("the audit")?;
         let Count { requests, failed, retried } = self.screen.total();
         let doubled = self.stage.ledger_was_doubled();
         self.claim(
             "no request failed, from beginning to end",
-            format!("{failed} of {} ({retried} asked a second backend)", grouped(requests)),
+            format!("{failed} of {} ({retried} asked again)", grouped(requests)),
             failed == 0 && requests > 0,
         );
         self.claim("two ledgers never ran at once", if doubled { "they did" } else { "locked, never met" }, !doubled);
@@ -262,8 +267,8 @@ impl<'a> Play<'a> {
     /// Waits until the audit has recorded everything that was told so far; returns how many records that makes at least.
     async fn audited(&self) -> anyhow::Result<u64> {
         let last: Page<Operation> = self.api.get("/control/operations?orderBy=createdAt%20desc&pageSize=1").await?;
-        let operation = last.items.first().context("there is no operation")?.id;
-        let path = format!("/control/audit?operation={operation}&outcome=cancelled");
+        let last = last.items.first().context("there is no operation")?;
+        let path = format!("/control/audit?operation={}&outcome={}", last.id, last.state);
         until("the audit has the last operation's end", PATIENCE, async || {
             let page: Page<AuditRecord> = self.api.get(&path).await?;
             Ok(page.items.first().map(|record| record.seq))
@@ -333,7 +338,7 @@ impl<'a> Play<'a> {
         let Count { requests, failed, retried } = self.screen.total().since(span.before);
         let (checkout, ledger) = (self.checkout.take_longest(), self.ledger.take_longest());
         self.screen.line(&format!(
-            "{} requests, {failed} failed, {retried} asked a second backend; slowest: checkout {} ms, ledger {} ms",
+            "{} requests, {failed} failed, {retried} asked again; slowest: checkout {} ms, ledger {} ms",
             grouped(requests),
             checkout.as_millis(),
             ledger.as_millis()

@@ -33,6 +33,7 @@ pub struct Ran {
     /// None where a signal ended it.
     pub exit: Option<i32>,
     pub stdout: String,
+    pub stderr: String,
 }
 
 impl Operator {
@@ -66,9 +67,9 @@ impl Operator {
         let _guard = child.id().and_then(|pid| self.guardian.guard(pid).ok());
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let ended = async {
-            let (stdout, _stderr) = tokio::join!(self.read(out, quote), self.read(err, quote));
+            let (stdout, stderr) = tokio::join!(self.read(out, quote), self.read(err, quote));
             let status = child.wait().await.context("a command cannot be waited for")?;
-            anyhow::Ok(Ran { exit: status.code(), stdout: stdout? })
+            anyhow::Ok(Ran { exit: status.code(), stdout: stdout?, stderr: stderr? })
         };
         // A follower waits for a lost API for as long as it takes; the demo does not.
         let line = shown(line);

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context;
-use omnirelay_contract::agent::{Command, CommandVerb};
+use jiff::Timestamp;
+use omnirelay_contract::agent::{Command, CommandVerb, Outcome};
 use omnirelay_contract::event::Event;
+use omnirelay_workflow::CommandId;
+use omnirelay_workflow::resource::Role;
 use serde::Deserialize;
 
 /// How often each workload was told to have moved, or was commanded to.
@@ -34,11 +37,8 @@ pub fn told(events: &[Event], what: &str) -> Tally {
 pub fn accepted(agent: &Path, peers: &[&str], operation: &str, verb: CommandVerb) -> anyhow::Result<Tally> {
     let mut tally = Tally::new();
     for peer in peers {
-        let path = agent.join(peer).join("journal");
-        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        for line in text.lines() {
-            // Other kinds of entries, and a last line that is just being written, are none of ours.
-            let Ok(Entry::Accept(command)) = serde_json::from_str(line) else { continue };
+        for entry in journal(agent, peer)? {
+            let Entry::Accept(command) = entry else { continue };
             if command.verb == verb
                 && command.operation.is_some_and(|id| id.to_string() == operation)
                 && let Some(workload) = command.workload
@@ -50,6 +50,33 @@ pub fn accepted(agent: &Path, peers: &[&str], operation: &str, verb: CommandVerb
     Ok(tally)
 }
 
+/// When each peer's agent had carried out `role` for the first time. A peer that never has is missing.
+pub fn carried_out(agent: &Path, peers: &[&str], role: Role) -> anyhow::Result<BTreeMap<String, Timestamp>> {
+    let mut done = BTreeMap::new();
+    for peer in peers {
+        let mut commands = Vec::new();
+        for entry in journal(agent, peer)? {
+            match entry {
+                Entry::Accept(command) if command.cluster.as_ref().is_some_and(|told| told.role == role) => {
+                    commands.push(command.id);
+                }
+                Entry::Final { id, finished } if finished.outcome == Outcome::Done && commands.contains(&id) => {
+                    done.entry((*peer).to_owned()).or_insert(finished.at);
+                }
+                Entry::Accept(_) | Entry::Final { .. } => {}
+            }
+        }
+    }
+    Ok(done)
+}
+
+/// The entries of a peer's journal. Other kinds, and a last line that is just being written, are none of ours.
+fn journal(agent: &Path, peer: &str) -> anyhow::Result<Vec<Entry>> {
+    let path = agent.join(peer).join("journal");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
 /// Whether it is these workloads, each once.
 pub fn each_once(tally: &Tally, workloads: &[String]) -> bool {
     tally.len() == workloads.len() && workloads.iter().all(|id| tally.get(id) == Some(&1))
@@ -59,6 +86,13 @@ pub fn each_once(tally: &Tally, workloads: &[String]) -> bool {
 #[serde(rename_all = "camelCase")]
 enum Entry {
     Accept(Box<Command>),
+    Final { id: CommandId, finished: Finished },
+}
+
+#[derive(Deserialize)]
+struct Finished {
+    at: Timestamp,
+    outcome: Outcome,
 }
 
 #[cfg(test)]
@@ -104,5 +138,24 @@ mod tests {
         assert_eq!(count(operation, CommandVerb::Acquire), Tally::from([("w1".to_owned(), 1)]));
         assert!(count(operation, CommandVerb::Release).is_empty());
         assert!(count("019ab000-0000-7000-8000-000000000001", CommandVerb::Acquire).is_empty());
+    }
+
+    #[test]
+    fn journals_tell_when_a_role_was_carried_out() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("web-1")).unwrap();
+        let accept = r#"{"accept":{"id":"c1","verb":"role","peer":"web-1","operation":null,"cluster":{"cluster":"fra1","failoverVersion":2,"role":"fenced"},"expiresAt":"2026-01-01T00:00:00Z"}}"#;
+        let end = |outcome: &str| {
+            format!(
+                r#"{{"final":{{"peer":"web-1","id":"c1","finished":{{"at":"2026-01-01T00:00:01Z","outcome":{outcome}}}}}}}"#
+            )
+        };
+        let check = |outcome: &str, role, expected: usize| {
+            std::fs::write(folder.path().join("web-1/journal"), format!("{accept}\n{}\n", end(outcome))).unwrap();
+            assert_eq!(carried_out(folder.path(), &["web-1"], role).unwrap().len(), expected, "{outcome} {role}");
+        };
+        check(r#"{"kind":"done"}"#, Role::Fenced, 1);
+        check(r#"{"kind":"done"}"#, Role::Active, 0);
+        check(r#"{"kind":"failed","message":"no"}"#, Role::Fenced, 0);
     }
 }

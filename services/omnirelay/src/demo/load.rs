@@ -15,7 +15,7 @@ use super::http::{Connection, NoAnswer};
 pub struct Counters {
     requests: AtomicU64,
     failed: AtomicU64,
-    /// Requests that the proxy asked a second backend for, since the first gave no answer.
+    /// Requests that the proxy asked for again, since the first backend gave no answer.
     retried: AtomicU64,
     longest_us: AtomicU64,
     /// What the first failures were, for whoever has to find the cause.

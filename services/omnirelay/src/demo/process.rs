@@ -16,10 +16,14 @@ const GRACE: Duration = Duration::from_secs(15);
 /// How much of a log is read for its last lines.
 const TAIL: usize = 64 << 10;
 
+/// What a process is told besides its arguments, which everybody on the machine can read.
+pub type Env = Vec<(&'static str, String)>;
+
 /// A process of this very binary.
 pub struct Process {
     pub name: &'static str,
     args: Vec<OsString>,
+    env: Env,
     log: PathBuf,
     child: Child,
     /// Ends it should the demo be killed.
@@ -27,18 +31,24 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it with `args`; it logs to `log`.
-    pub fn start(guardian: &Guardian, name: &'static str, log: PathBuf, args: Vec<OsString>) -> anyhow::Result<Self> {
-        let child = spawn(&args, &log).with_context(|| format!("cannot start {name}"))?;
+    /// Starts it with `args` and `env`; it logs to `log`.
+    pub fn start(
+        guardian: &Guardian,
+        name: &'static str,
+        log: PathBuf,
+        args: Vec<OsString>,
+        env: Env,
+    ) -> anyhow::Result<Self> {
+        let child = spawn(&args, &env, &log).with_context(|| format!("cannot start {name}"))?;
         let pid = child.id().with_context(|| format!("{name} has ended at once"))?;
         let guard = guardian.guard(pid)?;
         tracing::debug!(name, pid, "started");
-        Ok(Self { name, args, log, child, _guard: guard })
+        Ok(Self { name, args, env, log, child, _guard: guard })
     }
 
     /// Starts it again, as a supervisor would after its end.
     pub fn restart(&mut self, guardian: &Guardian) -> anyhow::Result<()> {
-        *self = Self::start(guardian, self.name, self.log.clone(), self.args.clone())?;
+        *self = Self::start(guardian, self.name, self.log.clone(), self.args.clone(), self.env.clone())?;
         Ok(())
     }
 
@@ -101,10 +111,10 @@ pub fn omnirelay() -> anyhow::Result<Command> {
     Ok(command)
 }
 
-fn spawn(args: &[OsString], log: &Path) -> anyhow::Result<Child> {
+fn spawn(args: &[OsString], env: &Env, log: &Path) -> anyhow::Result<Child> {
     let out = OpenOptions::new().create(true).append(true).open(log)?;
     let errors = out.try_clone()?;
-    Ok(omnirelay()?.args(args).stdout(out).stderr(errors).spawn()?)
+    Ok(omnirelay()?.args(args).envs(env.iter().cloned()).stdout(out).stderr(errors).spawn()?)
 }
 
 fn tail(path: &Path, lines: usize) -> String {

@@ -5,6 +5,8 @@
 //! never used, so the next one is asked, each at most once; HAProxy, nginx and Envoy do the same for a GET. An answer that breaks
 //! off is a failure, and so is everything but a 200. Where a service says that it may wait (`ledger`, of which there must never
 //! be two), a request without a backend is held until there is one, or the patience ends with a 503.
+//!
+//! Backends are those of clusters that serve: active ones, and one that is being demoted until the cutover.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -15,8 +17,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use omnirelay_bus::Bus;
-use omnirelay_contract::rest::{Page, Workload};
+use omnirelay_contract::rest::{Cluster, Page, Workload};
 use omnirelay_contract::subject;
+use omnirelay_workflow::resource::ClusterState;
 use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -83,13 +86,15 @@ impl Proxy {
 pub async fn follow_registry(
     api: &Api,
     bus: &Bus,
-    peers: &[&str],
+    clusters: &[(&str, &[&str])],
     backends: &watch::Sender<Backends>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut events = bus.client().subscribe(subject::event("workloads", "*", "*")).await?;
+    let moved = bus.client().subscribe(subject::event("workloads", "*", "*")).await?;
+    let promoted = bus.client().subscribe(subject::event("clusters", "*", "*")).await?;
+    let mut events = futures_util::stream::select(moved, promoted);
     while !stop.is_cancelled() {
-        if let Ok(found) = read_registry(api, peers).await {
+        if let Ok(found) = read_registry(api, clusters).await {
             backends.send_if_modified(|known| {
                 let changed = *known != found;
                 *known = found;
@@ -105,9 +110,14 @@ pub async fn follow_registry(
     Ok(())
 }
 
-async fn read_registry(api: &Api, peers: &[&str]) -> anyhow::Result<Backends> {
+async fn read_registry(api: &Api, clusters: &[(&str, &[&str])]) -> anyhow::Result<Backends> {
+    let known: Page<Cluster> = api.get("/control/clusters").await?;
+    let serves = |id: &str| {
+        let state = known.items.iter().find(|cluster| cluster.id.as_str() == id).map(|cluster| cluster.state);
+        matches!(state, Some(ClusterState::Active | ClusterState::Demoting))
+    };
     let mut backends = Backends::new();
-    for peer in peers {
+    for peer in clusters.iter().filter(|(id, _)| serves(id)).flat_map(|(_, peers)| *peers) {
         let page: Page<Workload> = api.get(&format!("/control/peers/{peer}/workloads")).await?;
         for workload in page.items.iter().filter(|workload| workload.ready) {
             if let Some(address) = workload.unit.as_deref().and_then(address) {

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use super::api::Api;
 use super::cli::Operator;
-use super::process::Process;
+use super::process::{Env, Process};
 use super::report::Screen;
 use super::server::violations;
 use crate::control::pool;
@@ -24,9 +24,16 @@ use crate::identity::{Identity, write_private};
 
 pub const CLUSTER: &str = "fra1";
 pub const PEERS: [&str; 3] = ["web-1", "web-2", "web-3"];
-/// What runs where at the beginning: peer and workloads, as `id:service`.
-const WORKLOADS: [(&str, &[&str]); 3] = [
+/// Takes over in the failover. Until then its ledger serves nobody.
+pub const STANDBY: &str = "ams1";
+pub const STANDBY_PEERS: [&str; 2] = ["ams-1", "ams-2"];
+pub const CLUSTERS: [(&str, &[&str]); 2] = [(CLUSTER, &PEERS), (STANDBY, &STANDBY_PEERS)];
+/// Whose approval the policy gives.
+pub const BOT: &str = "policy-bot";
+/// What runs where at the beginning: cluster, peer, and workloads as `id:service`.
+const WORKLOADS: [(&str, &str, &[&str]); 5] = [
     (
+        CLUSTER,
         "web-1",
         &[
             "checkout-1:checkout",
@@ -36,10 +43,26 @@ const WORKLOADS: [(&str, &[&str]); 3] = [
             "ledger-1:ledger",
         ],
     ),
-    ("web-2", &["checkout-5:checkout", "checkout-6:checkout", "checkout-7:checkout", "checkout-8:checkout"]),
-    ("web-3", &["checkout-9:checkout", "checkout-10:checkout", "checkout-11:checkout", "checkout-12:checkout"]),
+    (CLUSTER, "web-2", &["checkout-5:checkout", "checkout-6:checkout", "checkout-7:checkout", "checkout-8:checkout"]),
+    (
+        CLUSTER,
+        "web-3",
+        &["checkout-9:checkout", "checkout-10:checkout", "checkout-11:checkout", "checkout-12:checkout"],
+    ),
+    (STANDBY, "ams-1", &["checkout-13:checkout", "checkout-14:checkout", "ledger-2:ledger"]),
+    (STANDBY, "ams-2", &["checkout-15:checkout", "checkout-16:checkout"]),
 ];
+/// Of the cluster that serves at the beginning, and of the other.
 pub const WORKLOAD_COUNT: u32 = 13;
+pub const STANDBY_COUNT: u32 = 5;
+
+/// What the approval bot decides by.
+const POLICY: &str = r#"[[approve]]
+verbs = ["clusters.promote"]
+clusters = ["ams1", "fra1"]
+require_ticket = "^CHG-[0-9]+$"
+comment = "no freeze, ticket open"
+"#;
 
 /// How long a start may take, step by step.
 const READY: Duration = Duration::from_secs(60);
@@ -76,6 +99,7 @@ impl Stage {
         let pool = pool(stack.database_url(), 2, false, "omnirelay-demo").await?;
         omnirelay_store::migrate(&pool).await?;
         registry::seed_cluster(&pool, CLUSTER, true).await?;
+        registry::seed_cluster(&pool, STANDBY, false).await?;
         let http = free_address(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         let dir = stack.state_dir();
         write_private(&dir.join("serve.toml"), &serve_config(http, &stack, &identity, dir))?;
@@ -109,16 +133,31 @@ impl Stage {
         Api::new(&self.url, self.identity.token(subject, scope)?)
     }
 
-    pub fn operator(&self, subject: &'static str, screen: &Arc<Screen>) -> anyhow::Result<Operator> {
+    pub fn operator(&self, subject: &'static str, scope: Scope, screen: &Arc<Screen>) -> anyhow::Result<Operator> {
         Ok(Operator {
             subject,
             url: self.url.clone(),
             nats: self.stack.nats_url().to_owned(),
-            token: self.identity.token(subject, Scope::Operate)?,
+            token: self.identity.token(subject, scope)?,
             config: self.dir().join("no-cli-config.toml"),
             guardian: self.stack.guardian(),
             screen: screen.clone(),
         })
+    }
+
+    /// Starts the approval bot, with a token that may approve and nothing else. Returns its process id.
+    pub fn start_bot(&mut self) -> anyhow::Result<u32> {
+        let policy = self.dir().join("bot.toml");
+        write_private(&policy, POLICY)?;
+        let env = vec![
+            ("OMNIRELAY_URL", self.url.clone()),
+            ("OMNIRELAY_NATS_URL", self.nats_url().to_owned()),
+            ("OMNIRELAY_TOKEN", self.identity.token(BOT, Scope::Approve)?),
+        ];
+        let bot = self.spawn_with("approval-bot", vec!["demo-bot".into(), "--policy".into(), policy.into()], env)?;
+        let pid = bot.pid();
+        self.processes.push(bot);
+        Ok(pid)
     }
 
     pub fn process(&mut self, name: &str) -> anyhow::Result<&mut Process> {
@@ -188,8 +227,12 @@ impl Stage {
 
     /// Starts a process of this binary, which logs beside the servers.
     pub fn spawn(&self, name: &'static str, args: Vec<OsString>) -> anyhow::Result<Process> {
+        self.spawn_with(name, args, Env::new())
+    }
+
+    fn spawn_with(&self, name: &'static str, args: Vec<OsString>, env: Env) -> anyhow::Result<Process> {
         let log = self.dir().join("log").join(format!("{name}.log"));
-        Process::start(&self.stack.guardian(), name, log, args)
+        Process::start(&self.stack.guardian(), name, log, args, env)
     }
 
     fn start_process(&mut self, name: &'static str, command: &[&str], config: &str) -> anyhow::Result<()> {
@@ -205,7 +248,7 @@ pub async fn all_are_ready(api: &Api) -> anyhow::Result<bool> {
     use omnirelay_contract::rest::{Page, Workload};
     use omnirelay_workflow::resource::WorkloadState;
     let mut ready = 0;
-    for peer in PEERS {
+    for peer in CLUSTERS.iter().flat_map(|(_, peers)| *peers) {
         // A peer that has not been heard of yet is not there yet.
         let Ok(page) = api.get::<Page<Workload>>(&format!("/control/peers/{peer}/workloads")).await else {
             return Ok(false);
@@ -213,7 +256,7 @@ pub async fn all_are_ready(api: &Api) -> anyhow::Result<bool> {
         let settled = |w: &&Workload| w.ready && w.state == WorkloadState::Running && w.unit.is_some();
         ready += page.items.iter().filter(settled).count() as u32;
     }
-    Ok(ready == WORKLOAD_COUNT)
+    Ok(ready == WORKLOAD_COUNT + STANDBY_COUNT)
 }
 
 /// Waits for `check` to give something; an error of it, or the end of the time, ends the wait.
@@ -244,7 +287,7 @@ fn ledger_lock(dir: &Path) -> PathBuf {
     dir.join("ledger.lock")
 }
 
-/// Three peers, for whom one agent speaks. Their workloads are child processes of it.
+/// Five peers in two clusters, for whom one agent speaks. Their workloads are child processes of it.
 fn agent_config(dir: &Path, nats: &str) -> anyhow::Result<String> {
     use toml::{Table, Value};
     let exe = std::env::current_exe()?;
@@ -254,32 +297,38 @@ fn agent_config(dir: &Path, nats: &str) -> anyhow::Result<String> {
         let mut command = vec![Value::from(exe.display().to_string())];
         command.extend(words(&server));
         command.extend(words(extra));
-        Value::from(Table::from_iter([
+        Table::from_iter([
             ("command".to_owned(), Value::from(command)),
             ("ready".to_owned(), Value::from("http://127.0.0.1:{port}/ready")),
             ("drain_url".to_owned(), Value::from("http://127.0.0.1:{port}/drain-remaining")),
             ("stop_delay".to_owned(), Value::from(stop_delay)),
-        ]))
+        ])
     };
     let lock = ledger_lock(dir).display().to_string();
-    let process = Table::from_iter([
-        // Long enough for the proxy to read the registry, so that it has left before the process ends.
-        ("checkout".to_owned(), template(&[], "750ms")),
+    let process = |standby: bool| {
+        let exclusive = ["--exclusive", &lock, "--standby"];
         // Nobody else can serve meanwhile: the sooner it ends, the sooner the next one starts.
-        ("ledger".to_owned(), template(&["--exclusive", &lock], "0s")),
-    ]);
+        let mut ledger = template(if standby { &exclusive } else { &exclusive[..2] }, "0s");
+        // One of a fenced cluster has let go before its agent says that it is fenced.
+        ledger.insert("role_url".to_owned(), Value::from("http://127.0.0.1:{port}/role/{role}"));
+        // Long enough for the proxy to read the registry, so that it has left before the process ends.
+        let checkout = template(&[], "750ms");
+        Table::from_iter(
+            [("checkout", checkout), ("ledger", ledger)].map(|(name, t)| (name.to_owned(), Value::from(t))),
+        )
+    };
     let services = [("checkout", "start-first"), ("ledger", "stop-first")].map(|(name, handover)| {
         let members = [("name", name), ("handover", handover)];
         Value::from(Table::from_iter(members.map(|(key, value)| (key.to_owned(), Value::from(value)))))
     });
-    let peers = WORKLOADS.map(|(peer, start)| {
+    let peers = WORKLOADS.map(|(cluster, peer, start)| {
         Value::from(Table::from_iter([
             ("id".to_owned(), Value::from(peer)),
-            ("cluster".to_owned(), Value::from(CLUSTER)),
+            ("cluster".to_owned(), Value::from(cluster)),
             ("role".to_owned(), Value::from("web")),
             ("driver".to_owned(), Value::from("process")),
             ("start".to_owned(), Value::from(words(start))),
-            ("process".to_owned(), Value::from(process.clone())),
+            ("process".to_owned(), Value::from(process(cluster == STANDBY))),
             ("service".to_owned(), Value::from(services.to_vec())),
         ]))
     });
@@ -305,7 +354,15 @@ mod tests {
         std::fs::write(&path, agent_config(folder.path(), "nats://127.0.0.1:4222").unwrap()).unwrap();
         let config = AgentConfig::load(&path).unwrap();
         let started: usize = config.peers.iter().map(|peer| peer.started().unwrap().len()).sum();
-        assert_eq!(started, WORKLOAD_COUNT as usize);
-        assert_eq!(config.peers.len(), PEERS.len());
+        assert_eq!(started as u32, WORKLOAD_COUNT + STANDBY_COUNT);
+        assert_eq!(config.peers.len(), PEERS.len() + STANDBY_PEERS.len());
+    }
+
+    #[test]
+    fn the_bot_takes_its_policy() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bot.toml");
+        std::fs::write(&path, POLICY).unwrap();
+        omnirelay_approval_bot::policy::Policy::load(&path).unwrap();
     }
 }

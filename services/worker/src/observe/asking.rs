@@ -12,8 +12,10 @@ use uuid::Uuid;
 
 /// How often a peer is told the same, at most.
 const PAUSE: Duration = Duration::from_secs(2);
-/// How long a command is good for. An agent that knows its id repeats its report and does nothing: after this time it is a
+/// An agent that knows a command's id repeats its report and does nothing, also where it has failed: after this time it is a
 /// new one.
+const RENEW: Duration = Duration::from_secs(10);
+/// How long a command is good for.
 const EXPIRES: Duration = Duration::from_secs(30);
 
 /// A command that was sent, with what is wanted by it.
@@ -43,7 +45,7 @@ pub fn ask<W: Clone + PartialEq>(
 ) -> Option<Asked<W>> {
     match before.filter(|asked| asked.wanted == *wanted) {
         Some(asked) if now < asked.at + PAUSE => None,
-        Some(asked) if now < asked.first + EXPIRES => Some(Asked { at: now, ..asked.clone() }),
+        Some(asked) if now < asked.first + RENEW => Some(Asked { at: now, ..asked.clone() }),
         Some(_) | None => Some(Asked {
             command: CommandId::parse(&format!("{kind}-{}", Uuid::new_v4().simple())).ok()?,
             wanted: wanted.clone(),
@@ -80,9 +82,9 @@ mod tests {
         assert_eq!(ask(1, Some(&first), 1), None);
         let again = ask(1, Some(&first), 2).expect("it is repeated");
         assert_eq!((&again.command, again.at()), (&first.command, after(2)));
-        let anew = ask(1, Some(&again), 30).expect("the first has expired");
+        let anew = ask(1, Some(&again), 10).expect("the first may have failed");
         assert_ne!(anew.command, first.command);
-        let other = ask(2, Some(&anew), 30).expect("it has changed");
+        let other = ask(2, Some(&anew), 10).expect("it has changed");
         assert_ne!(other.command, anew.command);
     }
 }

@@ -22,11 +22,16 @@ statements! {
         end
         from unnest($1::text[]) as r (resource)";
 
-    // `void`: with a cancel, commands that would go forward are gone in the same transaction, so none is sent after the
-    // acknowledgement. `log`: the event, whose number within the operation is the row's.
+    // On its own, so that a refusal changes nothing else.
+    WAKE = "update operations set wake_at = clock_timestamp() where id = $1";
+
+    // `void`: with a cancel, commands that would go forward, its children's too, are gone in the same transaction, so none is sent
+    // after the acknowledgement; what a child's step writes at this very moment is stopped by the dispatcher's last look. `log`: the event, whose number within the operation is the row's.
     WRITE = concat!("
         with void as (
-            delete from effects where operation = $1 and not undo and $2::text is not null
+            delete from effects
+            where $2::text is not null and not undo
+              and operation = any(array(select $1 union select id from operations where parent = $1 and finished_at is null))
         ),
         log as (
             insert into events (event_id, resource, nats_subject, operation, payload)
@@ -90,6 +95,12 @@ pub async fn revisions(
         }
     }
     Ok(revisions)
+}
+
+/// Makes the operation due: its gate is to be looked at.
+pub async fn wake(connection: &mut PgConnection, id: OperationId) -> Result<(), StoreError> {
+    sqlx::query(WAKE).bind(id).execute(connection).await?;
+    Ok(())
 }
 
 /// Writes what was decided under the [lock]; `event` carries the next number of the operation's events.

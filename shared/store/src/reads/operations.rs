@@ -199,10 +199,15 @@ pub async fn page(
     rows.iter().map(from_row).collect()
 }
 
-/// Open gates, oldest operations first, behind the operation `after`.
-pub async fn at_gates(pool: &PgPool, after: Option<OperationId>, limit: u32) -> Result<Vec<OperationRow>, StoreError> {
+/// Open gates in the order of their operations, behind the operation `after`.
+pub async fn at_gates(
+    pool: &PgPool,
+    oldest_first: bool,
+    after: Option<OperationId>,
+    limit: u32,
+) -> Result<Vec<OperationRow>, StoreError> {
     let filter = OperationFilter { states: Some(vec!["awaitingApproval".to_owned()]), ..OperationFilter::default() };
-    page(pool, &filter, true, after, limit).await
+    page(pool, &filter, oldest_first, after, limit).await
 }
 
 /// How many columns `operation_columns!` has; others come behind them.
@@ -244,7 +249,12 @@ pub(crate) fn from_row(row: &PgRow) -> Result<OperationRow, StoreError> {
         waits_for: row.try_get(27)?,
         queue: row
             .try_get::<Option<i64>, _>(28)?
-            .map(|place| Ok::<_, StoreError>((super::count(place), row.try_get::<Option<Vec<OperationId>>, _>(29)?.unwrap_or_default())))
+            .map(|place| {
+                Ok::<_, StoreError>((
+                    super::count(place),
+                    row.try_get::<Option<Vec<OperationId>>, _>(29)?.unwrap_or_default(),
+                ))
+            })
             .transpose()?,
     })
 }

@@ -3,6 +3,7 @@
 use omnirelay_workflow::{OperationId, Timestamp};
 use sqlx::{PgPool, Row};
 
+use super::operations::{OperationRow, from_row, operation_columns};
 use crate::StoreError;
 use crate::statement::statements;
 
@@ -13,26 +14,57 @@ statements! {
                count(p.id) filter (where p.schedulable),
                count(p.id) filter (where p.drain_mark = 'draining'),
                coalesce(sum(p.capacity) filter (where p.schedulable and o.health = 'healthy'), 0)::bigint,
-               coalesce(sum(w.load), 0)::bigint
+               coalesce(sum(w.load), 0)::bigint,
+               count(p.id) filter (where p.drain_mark <> 'none' or coalesce(o.health, 'unreachable') = 'unreachable'
+                                      or h.target is not null),
+               c.max_unavailable,
+               (select count(*) from operations q where q.state = 'queued' and q.waits_for = c.id)
         from clusters c
         left join peers p on p.cluster = c.id
         left join peer_observed o on o.peer = p.id
         left join (select peer, sum(load) as load from workloads group by peer) w on w.peer = p.id
+        left join (select distinct target from operations where holds_slot) h on h.target = 'peers/' || p.id
         group by c.id
         order by c.id";
     STATES = "
         select state, count(*) from operations
         where state in ('submitted', 'awaitingApproval', 'queued', 'running', 'unwinding', 'stuck')
         group by state";
-    TROUBLED = "
-        select id, target, state, blockers, created_at, finished_at from operations
-        where state in ('submitted', 'awaitingApproval', 'queued', 'running', 'unwinding', 'stuck')
-          and (state = 'stuck' or blockers <> '[]')
-        order by id limit $1";
+    // As their budgets see them: a cluster's part of a service.
+    SERVICES = "
+        select p.cluster, w.service, count(*),
+               count(*) filter (where w.ready and coalesce(o.health, 'unreachable') <> 'unreachable'),
+               count(*) filter (where w.state = 'moving'),
+               count(*) filter (where w.state = 'moving' or not w.ready or coalesce(o.health, 'unreachable') = 'unreachable')
+        from workloads w join peers p on p.id = w.peer left join peer_observed o on o.peer = p.id
+        group by p.cluster, w.service
+        order by p.cluster, w.service limit $1";
+    // What cannot go on by itself first; of each kind the oldest.
+    TROUBLED = concat!(
+        "select ", operation_columns!(), " from operations o
+        where o.state in ('submitted', 'awaitingApproval', 'queued', 'running', 'unwinding', 'stuck')
+          and (o.state in ('stuck', 'awaitingApproval', 'queued') or o.blockers <> '[]')
+        order by case o.state when 'stuck' then 0 when 'awaitingApproval' then 2 when 'queued' then 3 else 1 end, o.id
+        limit $1");
+    // By the audit's index of times: operations have none of their ends, which would cost every one of them. `$1` seconds.
+    ENDED = concat!(
+        "with told as materialized (
+            select operation from audit_log
+            where at > clock_timestamp() - make_interval(secs => $1) and operation is not null
+              and outcome in ('succeeded', 'refused', 'rejected', 'expired', 'cancelled', 'failed', 'stuck')
+            order by at desc limit 1000
+        )
+        select ", operation_columns!(), " from operations o
+        where o.id in (select operation from told)
+          and o.finished_at > clock_timestamp() - make_interval(secs => $1)
+          and (o.changed or o.state <> 'succeeded')
+        order by o.finished_at desc, o.id desc limit $2");
     UNREACHABLE = "
         select peer, last_seen from peer_observed where health = 'unreachable' order by peer limit $1";
+    // Once its operation is resolved, nobody has to look at it.
     DEAD_LETTERS = "
-        select operation, error, at from dead_letters order by id desc limit $1";
+        select d.operation, d.error, d.at from dead_letters d left join operations o on o.id = d.operation
+        where o.id is null or o.state = 'stuck' order by d.id desc limit $1";
     LAGS = "
         select (select position from watermarks where name = 'positioned'),
                (select position from watermarks where name = 'audited'),
@@ -56,17 +88,24 @@ pub struct ClusterStatus {
     pub capacity: u64,
     /// What the cluster carries.
     pub load: u64,
+    /// Peers that count against the budget: draining, drained, unreachable, or with an operation that holds a slot.
+    pub unavailable: u64,
+    /// The cluster's own budget, as text; none: the settings say.
+    pub max_unavailable: Option<String>,
+    /// Operations that wait for a slot.
+    pub queued: u64,
 }
 
-/// An operation that is stuck or blocked.
+/// A cluster's part of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TroubledOperation {
-    pub id: OperationId,
-    pub target: String,
-    pub state: String,
-    /// JSON array.
-    pub blockers: String,
-    pub since: Timestamp,
+pub struct ServiceStatus {
+    pub cluster: String,
+    pub service: String,
+    pub total: u64,
+    pub ready: u64,
+    pub moving: u64,
+    /// What counts against the service's budget.
+    pub unavailable: u64,
 }
 
 /// An input that no worker could apply.
@@ -103,6 +142,9 @@ pub async fn clusters(pool: &PgPool) -> Result<Vec<ClusterStatus>, StoreError> {
                 draining: number(5)?,
                 capacity: number(6)?,
                 load: number(7)?,
+                unavailable: number(8)?,
+                max_unavailable: row.try_get(9)?,
+                queued: number(10)?,
             })
         })
         .collect()
@@ -114,21 +156,34 @@ pub async fn states(pool: &PgPool) -> Result<Vec<(String, u64)>, StoreError> {
     Ok(rows.into_iter().map(|(state, count)| (state, count.unsigned_abs())).collect())
 }
 
-pub async fn troubled(pool: &PgPool, limit: u32) -> Result<Vec<TroubledOperation>, StoreError> {
-    let rows = sqlx::query(TROUBLED).bind(i64::from(limit)).fetch_all(pool).await?;
+/// The first `limit` services, by cluster.
+pub async fn services(pool: &PgPool, limit: u32) -> Result<Vec<ServiceStatus>, StoreError> {
+    let rows = sqlx::query(SERVICES).bind(i64::from(limit)).fetch_all(pool).await?;
     rows.iter()
         .map(|row| {
-            let created: jiff_sqlx::Timestamp = row.try_get(4)?;
-            let finished: Option<jiff_sqlx::Timestamp> = row.try_get(5)?;
-            Ok(TroubledOperation {
-                id: row.try_get(0)?,
-                target: row.try_get(1)?,
-                state: row.try_get(2)?,
-                blockers: row.try_get(3)?,
-                since: finished.unwrap_or(created).to_jiff(),
+            let number = |index: usize| row.try_get::<i64, _>(index).map(i64::unsigned_abs);
+            Ok(ServiceStatus {
+                cluster: row.try_get(0)?,
+                service: row.try_get(1)?,
+                total: number(2)?,
+                ready: number(3)?,
+                moving: number(4)?,
+                unavailable: number(5)?,
             })
         })
         .collect()
+}
+
+/// Operations that are stuck, blocked, queued or wait for approval.
+pub async fn troubled(pool: &PgPool, limit: u32) -> Result<Vec<OperationRow>, StoreError> {
+    let rows = sqlx::query(TROUBLED).bind(i64::from(limit)).fetch_all(pool).await?;
+    rows.iter().map(from_row).collect()
+}
+
+/// The newest operations that ended within these seconds and are in the audit, those left out that found nothing to do.
+pub async fn ended(pool: &PgPool, secs: f64, limit: u32) -> Result<Vec<OperationRow>, StoreError> {
+    let rows = sqlx::query(ENDED).bind(secs).bind(i64::from(limit)).fetch_all(pool).await?;
+    rows.iter().map(from_row).collect()
 }
 
 /// Peers that are not heard of, and since when.

@@ -189,7 +189,7 @@ fn a_planned_failover_fences_cuts_over_and_verifies() {
     play.done(&["fenced p-2"]);
     assert_eq!((play.phase(), play.states().as_str()), ("verifying", "a passive, p active, q passive"));
     let (a, p) = (cluster_id("a"), cluster_id("p"));
-    let told = [Event::Demoted { cluster: a, version: 42 }, Event::Promoted { cluster: p, version: 42 }];
+    let told = [Event::Promoted { cluster: p, version: 42 }, Event::Demoted { cluster: a, version: 42 }];
     assert_eq!(play.events, told);
     assert_eq!(play.asked, ["passive a-1", "passive a-2", "active p-1", "active p-2"]);
     play.done(&["passive a-1", "passive a-2", "active p-1", "active p-2"]);

@@ -38,6 +38,9 @@ pub struct Template {
     /// Says what remains before it may be stopped.
     #[serde(default)]
     pub drain_url: Option<String>,
+    /// POSTed to with every role of the peer's cluster, `{role}` replaced: 2xx when it is carried out, 503 while it is not yet.
+    #[serde(default)]
+    pub role_url: Option<String>,
 }
 
 impl Template {
@@ -57,6 +60,10 @@ impl Template {
 
     pub fn drain_url(&self, id: &WorkloadId, service: &str, peer: &PeerId, port: u16) -> Option<String> {
         self.drain_url.as_deref().map(|url| fill(url, id, service, peer, port))
+    }
+
+    pub fn role_url(&self, id: &WorkloadId, service: &str, peer: &PeerId, port: u16) -> Option<String> {
+        self.role_url.as_deref().map(|url| fill(url, id, service, peer, port))
     }
 }
 

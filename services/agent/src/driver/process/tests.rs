@@ -10,12 +10,21 @@ use super::*;
 fn child() {
     let Ok(port) = std::env::var("PORT") else { return };
     let folder = PathBuf::from(std::env::var(OWNER).unwrap());
+    let role = std::env::var("OMNIRELAY_ROLE").unwrap_or_else(|_| "none".to_owned());
+    std::fs::write(folder.join("born"), role).unwrap();
     let listener = TcpListener::bind(("127.0.0.1", port.parse().unwrap())).unwrap();
     for stream in listener.incoming() {
         let mut stream = stream.unwrap();
         let mut request = [0; 1024];
         let n = stream.read(&mut request).unwrap();
-        let (status, body) = if request[..n].starts_with(b"GET /sessions") {
+        let (status, body) = if request[..n].starts_with(b"POST /role/") {
+            let role = String::from_utf8_lossy(&request[11..n]).split(' ').next().unwrap_or_default().to_owned();
+            let busy = folder.join("writing").exists();
+            if !busy {
+                std::fs::write(folder.join("told"), role).unwrap();
+            }
+            (if busy { "503 Service Unavailable" } else { "204 No Content" }, "3 writes".repeat(usize::from(busy)))
+        } else if request[..n].starts_with(b"GET /sessions") {
             ("200 OK", std::fs::read_to_string(folder.join("sessions")).unwrap_or_else(|_| "0".to_owned()))
         } else if folder.join("sick").exists() {
             ("503 Service Unavailable", String::new())
@@ -39,6 +48,7 @@ fn options(folder: &Path) -> ProcessOptions {
         stop_grace: Duration::from_secs(5),
         stop_delay: Duration::ZERO,
         drain_url: Some("http://127.0.0.1:{port}/sessions".to_owned()),
+        role_url: Some("http://127.0.0.1:{port}/role/{role}".to_owned()),
     };
     ProcessOptions {
         peer: PeerId::parse("p1").unwrap(),
@@ -190,4 +200,33 @@ async fn what_has_no_template_cannot_be_acquired() {
     let answer =
         driver.call(Call { verb: Verb::Acquire, peer, target: Some(target), holds: vec![], cluster: None }).await;
     assert_eq!(answer, Answer::failed("the service \"mail\" has no template in the agent's configuration"));
+}
+
+#[tokio::test]
+async fn children_carry_a_role_out_and_later_ones_are_born_with_it() {
+    use omnirelay_contract::agent::ClusterRole;
+    use omnirelay_workflow::ClusterId;
+    let folder = tempfile::tempdir().unwrap();
+    let told = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap_or_default();
+    let driver = ProcessDriver::open(options(folder.path())).unwrap();
+    until(&driver, Verb::Status, "w1", is_ready).await;
+    assert_eq!(told("born"), "none");
+    let tell = async |role| {
+        let cluster = ClusterRole { cluster: ClusterId::parse("c").unwrap(), failover_version: 2, role };
+        let peer = PeerId::parse("p1").unwrap();
+        driver.call(Call { verb: Verb::Role, peer, target: None, holds: vec![], cluster: Some(cluster) }).await
+    };
+    std::fs::write(folder.path().join("writing"), "").unwrap();
+    let answer = tell(Role::Fenced).await;
+    assert_eq!((answer.exit, answer.message.as_str()), (Exit::Busy, "w1: 503 3 writes"));
+    assert_eq!(told("told"), "", "it has not let go");
+    std::fs::remove_file(folder.path().join("writing")).unwrap();
+    assert_eq!(tell(Role::Fenced).await.exit, Exit::Done);
+    assert_eq!(told("told"), "fenced");
+    driver.stop().await;
+    drop(driver);
+    let driver = ProcessDriver::open(options(folder.path())).unwrap();
+    until(&driver, Verb::Status, "w1", is_ready).await;
+    assert_eq!(told("born"), "fenced", "over a restart");
+    driver.stop().await;
 }

@@ -142,7 +142,7 @@ impl Wanted {
             Wanted::Cluster { .. } => {
                 let it: Cluster = serde_json::from_value(answer.clone())?;
                 json!({"region": it.region, "priority": it.priority, "labels": it.labels,
-                    "maxUnavailable": it.max_unavailable})
+                    "maxUnavailable": it.max_unavailable.map(|of| amount(&json!(of)))})
             }
             Wanted::Peer { body, .. } => {
                 let it: Peer = serde_json::from_value(answer.clone())?;
@@ -299,6 +299,11 @@ state: active
             "operation": null, "revision": 4});
         let before = wanted[0].comparable(&cluster).expect("a cluster");
         assert_eq!(before, wanted[0].desired(Some(&before)), "its state is nothing that a file changes");
+        let counted = parse("kind: Cluster\nid: fra1\nregion: eu\nmaxUnavailable: 2").expect("a cluster");
+        let mut two = cluster;
+        two["maxUnavailable"] = json!(2);
+        let before = counted[0].comparable(&two).expect("a cluster");
+        assert_eq!(before, counted[0].desired(Some(&before)));
         let settings = json!({"settings": {"drain": {"maxConcurrent": 4, "deadline": null}}, "revision": 1});
         let before = wanted[3].comparable(&settings).expect("settings");
         assert_eq!(crate::diff::keys(&before, &wanted[3].desired(Some(&before))), ["drain.maxConcurrent: 4 -> 8"]);

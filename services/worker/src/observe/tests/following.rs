@@ -147,13 +147,14 @@ async fn an_agent_is_told_its_role_before_its_holds_where_there_was_a_promotion(
     let mut agent = world.bus.subscribe("omni.v1.agent.a.*").await.expect("subscribes");
     let mut a = heartbeat("a", "east");
     world.beat_until(std::slice::from_ref(&a), "a", async |pool| health(pool, "a").await.is_some()).await;
+    // The role first: a heartbeat that is still on its way must not find the hold alone.
+    execute(&world.pool, "update clusters set state = 'passive', failover_version = 4").await;
     execute(
         &world.pool,
         r#"update peers set holds = '[{"id": "00000000-0000-0000-0000-000000000007", "kind": "manual", "owner": "me",
            "operation": null, "reason": null, "changeTicket": null, "since": "2026-01-01T00:00:00Z"}]'"#,
     )
     .await;
-    execute(&world.pool, "update clusters set state = 'passive', failover_version = 4").await;
     world.beat(&a).await;
     let role = next(&mut agent).await;
     let cluster = role.cluster.expect("a role");
@@ -176,8 +177,11 @@ async fn a_heartbeat_that_shows_a_role_is_the_report_of_it() {
     let b = heartbeat("b", "east");
     world.beat_until(&[a.clone(), b], "both", async |pool| health(pool, "b").await.is_some()).await;
     execute(&world.pool, "update clusters set state = 'promoting', failover_version = 4").await;
-    execute(&world.pool, "insert into operation_locks values ('clusters/east', '00000000-0000-0000-0000-000000000005')")
-        .await;
+    execute(
+        &world.pool,
+        "insert into operation_locks values ('clusters/east', '00000000-0000-0000-0000-000000000005')",
+    )
+    .await;
     for (id, peer, version) in [("c-1", "a", 3), ("c-2", "a", 4), ("c-3", "b", 4)] {
         let payload = json!({ "cluster": { "cluster": "east", "failoverVersion": version, "role": "fenced" } });
         sqlx::query(
@@ -201,7 +205,11 @@ async fn a_heartbeat_that_shows_a_role_is_the_report_of_it() {
         .fetch_all(&world.pool)
         .await
         .expect("reads");
-    assert_eq!(answered, [("c-2".to_owned(), "\"done\"".to_owned())], "neither of an older version nor of another peer");
+    assert_eq!(
+        answered,
+        [("c-2".to_owned(), "\"done\"".to_owned())],
+        "neither of an older version nor of another peer"
+    );
     world.end().await;
 }
 

@@ -1,5 +1,7 @@
 //! Silence is judged, and ends with the first word.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 use super::super::judge::Steady;
@@ -10,11 +12,16 @@ async fn a_silent_peer_becomes_unreachable_and_its_first_word_heals_it() {
     let mut world = World::start(Duration::from_secs(1)).await;
     let a = heartbeat("a", "east");
     world.beat_until(std::slice::from_ref(&a), "a", async |pool| health(pool, "a").await.is_some()).await;
-    execute(&world.pool, "insert into operation_locks values ('peers/a', '00000000-0000-0000-0000-000000000005')")
-        .await;
+    execute(
+        &world.pool,
+        "insert into operation_locks values ('peers/a', '00000000-0000-0000-0000-000000000005'),
+                                            ('clusters/east', '00000000-0000-0000-0000-000000000006')",
+    )
+    .await;
     let pool = world.pool.clone();
     eventually("silence", async || health(&pool, "a").await.as_deref() == Some("unreachable")).await;
-    assert_eq!(world.woken.recv().await, Some(Uuid::from_u128(5)));
+    let woken = [world.woken.recv().await, world.woken.recv().await].map(|id| id.expect("is woken").as_u128());
+    assert_eq!(BTreeSet::from(woken), BTreeSet::from([5, 6]), "its drain, and the promotion of its cluster");
     world.beat(&a).await;
     eventually("a word", async || health(&pool, "a").await.as_deref() == Some("healthy")).await;
     let told = events(&pool, "omnirelay.peers.health").await;
