@@ -7,7 +7,7 @@ use tokio::sync::OnceCell;
 /// One stack for this file; each test has a cluster of its own.
 async fn stack() -> &'static Stack {
     static STACK: OnceCell<Stack> = OnceCell::const_new();
-    let options = StackOptions { clusters: 14, handover: "150ms..250ms", ..StackOptions::default() };
+    let options = StackOptions { clusters: 22, handover: "150ms..250ms", ..StackOptions::default() };
     STACK.get_or_init(|| Stack::start(options)).await
 }
 
@@ -239,4 +239,202 @@ async fn events_are_tailed_until_ctrl_c() {
         terminal.ctrl_c();
         assert_eq!(terminal.end().1, 0);
     }
+}
+
+/// A drain that waits for somebody's yes before it begins; its id.
+async fn gated(cli: &Cli, peer: &str) -> String {
+    let args =
+        ["drain", peer, "--gate", "start", "--ticket", "CHG-7", "--reason", "disk", "--yes", "--no-wait", "-o", "json"];
+    let asked = cli.run(&args).await;
+    let operation = asked.expect(15).json()["operation"].clone();
+    assert_eq!((&operation["state"], &operation["changeTicket"]), (&json!("awaitingApproval"), &json!("CHG-7")));
+    operation["id"].as_str().expect("an id").to_owned()
+}
+
+#[tokio::test]
+async fn what_waits_for_approval_is_left_with_15_and_rejected_with_16() {
+    let stack = stack().await;
+    let (mesh, cli) = site().await;
+    let before = mesh.registry().await;
+    let peer = mesh.peers[0].as_str();
+    let id = gated(&cli, peer).await;
+    let tail = &id[id.len() - 8..];
+    let approver = stack.cli(Role::Approve);
+    let listed = approver.run(&["mesh", "approvals", "list", "-o", "wide"]).await;
+    let line = listed.expect(0).stdout.lines().find(|line| line.starts_with(tail)).unwrap_or_default().to_owned();
+    for part in ["peers.drain", "operator", "0/1", "scope mesh.approve, not operator", "CHG-7", "start", &id] {
+        assert!(line.contains(part), "{part}: {}", listed.stdout);
+    }
+    let why = cli.run(&["mesh", "peers", "why", peer]).await;
+    for part in ["awaitingApproval", "CHG-7", "not operator", &format!("omnirelay ops cancel {tail}")] {
+        assert!(why.expect(0).stdout.contains(part), "{part}: {}", why.stdout);
+    }
+    cli.run(&["ops", "attach", tail, "--wait-timeout", "300ms"]).await.expect(15);
+    let own = stack.cli(Role::Operate).run(&["ops", "approve", tail, "--yes"]).await;
+    assert!(own.expect(4).stderr.contains("insufficient-scope"), "{}", own.stderr);
+    let piped = approver.run(&["ops", "approve", tail]).await;
+    assert!(piped.expect(1).stderr.contains("--yes"), "{}", piped.stderr);
+    let other = approver.run(&["ops", "approve", tail, "--digest", "00000000", "--yes"]).await;
+    assert!(other.expect(3).stderr.contains("not 00000000"), "{}", other.stderr);
+    let rejected = approver.run(&["ops", "reject", tail, "--reason", "not tonight"]).await;
+    assert!(rejected.expect(0).stderr.contains("nothing of it will be done"), "{}", rejected.stderr);
+    let ended = cli.run(&["ops", "attach", tail]).await;
+    let told = ended.expect(16).stderr.as_str();
+    assert!(told.contains("REJECTED") && told.contains("not tonight") && told.contains("approver"), "{told}");
+    let late = approver.run(&["ops", "approve", tail, "--yes"]).await;
+    late.expect(3);
+    assert_eq!(mesh.registry().await.differences(&before), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn who_approves_sees_what_changed_meanwhile_before_a_second_yes() {
+    let stack = stack().await;
+    let (mesh, cli) = site().await;
+    let peer = mesh.peers[0].as_str();
+    let id = gated(&cli, peer).await;
+    let file = stack.folder().join("approval.jsonl").display().to_string();
+    let mut terminal =
+        stack.cli(Role::Approve).terminal(&["ops", "approve", peer, "--comment", "ok", "--record", &file]);
+    let first = terminal.expect("Approve exactly this? [y/N] ");
+    assert!(first.contains("CHG-7") && first.contains("reason: disk") && first.contains("0 of 1 approvals"), "{first}");
+    // While it is read, somebody changes what it is about, and it is asked for anew.
+    let digest = async || mesh.reader.read(&format!("/control/operations/{id}")).await["approval"]["digest"].clone();
+    let before = digest().await;
+    mesh.cordon(&mesh.admin, peer).await;
+    mesh.operator.operation_that("is asked anew", &id, |it| it["approval"]["digest"] != before).await;
+    terminal.type_line("y");
+    let second = terminal.expect("Approve exactly this? [y/N] ");
+    assert!(second.contains("no longer what you looked at"), "{second}");
+    terminal.type_line("y");
+    let (rest, code) = terminal.end();
+    assert_eq!(code, 0, "{rest}");
+    assert!(rest.contains("Approved, 1 of 1."), "{rest}");
+    let followed = cli.run(&["ops", "attach", peer]).await;
+    assert!(followed.expect(0).stderr.contains("SUCCEEDED"), "{}", followed.stderr);
+
+    // The recording: what was asked of whom, the refusal, and no token.
+    let text = std::fs::read_to_string(&file).expect("the recording");
+    assert!(!text.contains(stack.token(Role::Approve)), "no token");
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON lines")).collect();
+    let asked: Vec<&Value> = lines.iter().filter_map(|line| line["prompts"].get(0)).collect();
+    let yes = json!({"text": "Approve exactly this? [y/N] ", "answer": "y"});
+    assert_eq!(asked, [&yes, &yes]);
+    let sent =
+        || lines.iter().filter(|line| line["request"]["path"].as_str().is_some_and(|path| path.ends_with(":approve")));
+    let statuses: Vec<&Value> = sent().map(|line| &line["response"]["status"]).collect();
+    assert_eq!(statuses, [&json!(409), &json!(200)]);
+    let (refused, taken) = (sent().next().expect("two"), sent().last().expect("two"));
+    assert_eq!(
+        (&refused["response"]["body"]["code"], &refused["request"]["body"]["digest"]),
+        (&json!("digest-mismatch"), &before)
+    );
+    assert_eq!(taken["request"]["body"]["comment"], "ok");
+    assert_eq!(taken["request"]["body"]["digest"], digest().await, "the yes is for what was shown last");
+}
+
+#[tokio::test]
+async fn many_are_confirmed_by_their_count_and_a_cancel_names_what_stays() {
+    let (mesh, cli) = site().await;
+    let selector = format!("cluster={}", mesh.cluster);
+    let mut terminal = cli.terminal(&["drain", "-l", &selector]);
+    terminal.expect("Type \"3 peers\"");
+    terminal.expect(": ");
+    terminal.type_line(&mesh.peers[0]);
+    assert_eq!(terminal.end().1, 1, "a peer's name is not the phrase");
+    let mut terminal = cli.terminal(&[
+        "drain",
+        &mesh.peers[0],
+        &mesh.peers[1],
+        "--max-concurrent",
+        "1",
+        "--max-concurrent-moves",
+        "1",
+    ]);
+    let plan = terminal.expect("Type \"2 peers\"");
+    for part in ["PLAN drain 2 peers", "list frozen", "waves", "8 workloads in all", "stop the rest"] {
+        assert!(plan.contains(part), "{part}: {plan}");
+    }
+    terminal.expect(": ");
+    terminal.type_line("2 peers");
+    // A row of the whole, and one of the child at work.
+    terminal.expect("0/2");
+    terminal.expect(&name(&mesh, &mesh.peers[0]).await);
+    terminal.expect("1/2");
+    terminal.ctrl_c();
+    let (rest, code) = terminal.end();
+    assert_eq!(code, 10, "{rest}");
+    let parent =
+        rest.split("ops attach ").last().and_then(|rest| rest.split_whitespace().next()).expect("a hint").to_owned();
+    let cancelled = cli.run(&["ops", "cancel", &parent, "--reason", "no", "-o", "json"]).await;
+    let ended = &cancelled.expect(17).json()["operation"];
+    assert_eq!(ended["state"], "cancelled");
+    assert!(cancelled.stderr.contains(&mesh.peers[0]), "who stays drained is named: {}", cancelled.stderr);
+    let children = cli.run(&["ops", "list", "--parent", ended["id"].as_str().expect("an id"), "-o", "json"]).await;
+    let states: Vec<Value> =
+        children.expect(0).json()["items"].as_array().expect("items").iter().map(|it| it["state"].clone()).collect();
+    assert!(states.contains(&json!("succeeded")) && states.contains(&json!("cancelled")), "{states:?}");
+}
+
+#[tokio::test]
+async fn every_list_has_its_formats() {
+    let (mesh, cli) = site().await;
+    let peer = mesh.peers[0].as_str();
+    cli.run(&["mesh", "peers", "label", peer, "runbook=x", "--ticket", "CHG-8"]).await.expect(0);
+    let wide = cli.run(&["mesh", "peers", "list", "-l", "runbook=x", "-o", "wide"]).await;
+    assert!(wide.expect(0).stdout.contains("runbook=x"), "{}", wide.stdout);
+    let yaml = cli.run(&["mesh", "peers", "why", peer, "-o", "yaml"]).await;
+    assert!(yaml.expect(0).stdout.contains("changeTicket: CHG-8"), "{}", yaml.stdout);
+    let json = cli.run(&["mesh", "peers", "why", peer, "-o", "json"]).await;
+    assert_eq!(json.expect(0).json()["peer"]["id"], peer);
+    for args in [
+        &["mesh", "config", "get"][..],
+        &["mesh", "config", "history"],
+        &["mesh", "approvals", "list"],
+        &["ops", "list"],
+    ] {
+        let (json, yaml) =
+            (cli.run(&[args, &["-o", "json"]].concat()).await, cli.run(&[args, &["-o", "yaml"]].concat()).await);
+        assert!(json.expect(0).json().is_object(), "{args:?}");
+        assert!(!yaml.expect(0).stdout.starts_with('{'), "{args:?}: {}", yaml.stdout);
+    }
+    let key = cli.run(&["mesh", "config", "get", "drain.maxConcurrent"]).await;
+    assert!(key.expect(0).stdout.trim().parse::<u32>().is_ok(), "{}", key.stdout);
+    let schema = cli.run(&["mesh", "config", "schema", "-o", "json"]).await;
+    assert!(schema.expect(0).json()["properties"]["drain"].is_object());
+    cli.run(&["mesh", "config", "get", "drain.nothing"]).await.expect(5);
+}
+
+#[tokio::test]
+async fn a_file_is_applied_once_and_an_error_in_it_sends_nothing() {
+    let stack = stack().await;
+    let (mesh, _) = site().await;
+    let admin = stack.cli(Role::Admin);
+    let file = stack.folder().join("mesh.yaml");
+    let path = file.display().to_string();
+    let write = |text: String| std::fs::write(&file, text).expect("a file");
+    let (cluster, peer) = (&mesh.cluster, &mesh.peers[0]);
+    write(format!(
+        "kind: Cluster\nid: {cluster}\nregion: eu\nmaxUnavailable: 50%\n---\nkind: Peer\nid: {peer}\ncluster: {cluster}\nlabels: {{zone: z}}\n"
+    ));
+    let piped = admin.run(&["mesh", "apply", "-f", &path]).await;
+    assert!(piped.expect(1).stderr.contains("--yes"), "{}", piped.stderr);
+    let dry = admin.run(&["mesh", "apply", "-f", &path, "--dry-run"]).await;
+    dry.expect(0);
+    assert_eq!(
+        mesh.reader.read(&format!("/control/clusters/{cluster}")).await["region"],
+        "",
+        "a dry run changes nothing"
+    );
+    let applied = admin.run(&["mesh", "apply", "-f", &path, "--yes", "-o", "json"]).await;
+    let items = applied.expect(0).json()["items"].clone();
+    let results: Vec<&Value> = items.as_array().expect("items").iter().map(|item| &item["result"]).collect();
+    assert_eq!(results, ["changed", "changed"]);
+    let again = admin.run(&["mesh", "apply", "-f", &path, "--yes"]).await;
+    assert_eq!(again.expect(0).stdout.matches("unchanged").count(), 2, "{}", again.stdout);
+    write(format!(
+        "kind: Cluster\nid: {cluster}\nregion: us\n---\nkind: Peer\nid: {peer}\ncluster: {cluster}\nzone: z\n"
+    ));
+    let wrong = admin.run(&["mesh", "apply", "-f", &path, "--yes"]).await;
+    assert!(wrong.expect(2).stderr.contains("zone"), "{}", wrong.stderr);
+    assert_eq!(mesh.reader.read(&format!("/control/clusters/{cluster}")).await["region"], "eu", "nothing was sent");
 }

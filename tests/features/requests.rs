@@ -130,7 +130,7 @@ async fn what_is_not_understood_is_refused_by_name() {
         ("drain", json!({"onDeadline": "explode"}), "explode"),
         ("drain", json!({"maxConcurrent": 0}), "maxConcurrent"),
         ("drain", json!({"maxConcurrent": -1}), "maxConcurrent"),
-        ("drain", json!({"gate": "start"}), "gate"),
+        ("drain", json!({"gate": "sometime"}), "gate"),
         ("cordon", json!({"reason": 7}), "reason"),
         ("cordon", json!({"reason": "x".repeat(5_000)}), "reason"),
         ("cordon", json!({"changeTicket": "x".repeat(5_000)}), "changeTicket"),

@@ -18,6 +18,9 @@ const TOGETHER: [&[&str]; 6] = [
     &["promote-emergency"],
 ];
 
+/// The width of the terminal.
+const COLUMNS: usize = 140;
+
 /// An undo that cannot be done is tried for a while before it is given up.
 const COMMAND_WITHIN: Duration = Duration::from_secs(120);
 
@@ -250,14 +253,12 @@ impl<'a> Reader<'a> {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let mut terminal = cli.terminal(&args).patience(COMMAND_WITHIN);
         for (n, line) in seen.iter().enumerate() {
-            if let Some(answer) = answer(line) {
-                terminal.expect(if line.contains("[y/N] ") { "[y/N] " } else { "Type " });
-                if !line.contains("[y/N] ") {
-                    terminal.expect(": ");
-                }
+            if let Some((prompt, answer)) = split_prompt(line) {
+                terminal.expect(if prompt.starts_with("Type ") { "Type " } else { "[y/N" });
+                terminal.expect(if prompt.starts_with("Type ") { ": " } else { "] " });
                 terminal.type_line(answer);
             } else if line == "^C" {
-                terminal.expect(constant(&seen[n - 1]));
+                terminal.expect(mark(&seen[n - 1]));
                 terminal.ctrl_c();
             }
         }
@@ -266,6 +267,7 @@ impl<'a> Reader<'a> {
         let mut rest = screen.iter();
         let whole = || format!("exit {code}, and what came was\n{}", screen.join("\n"));
         for expected in seen.iter().filter(|line| !matches!(line.as_str(), "..." | "^C")) {
+            let expected = split_prompt(expected).map_or(expected.as_str(), |(prompt, _)| prompt);
             let found = rest.by_ref().find_map(|line| same(expected, line, &self.ids));
             self.ids.extend(found.unwrap_or_else(|| panic!("{place}\nno line like {expected:?}; {}", whole())));
         }
@@ -274,19 +276,11 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What was typed in a line that asks for something.
-fn answer(line: &str) -> Option<&str> {
-    match line.split_once("[y/N] ") {
-        Some((_, answer)) => Some(answer),
-        None if line.starts_with("Type ") => Some(line.rsplit_once(": ").expect("an answer").1),
-        None => None,
-    }
-}
-
-/// The longest beginning of a line that is the same today.
-fn constant(line: &str) -> &str {
-    let end = line.find(|c: char| c.is_ascii_digit() || c == '[').unwrap_or(line.len());
-    line[..end].trim()
+/// What tells that a line is there: its count, so that something has been done, else its first word.
+fn mark(line: &str) -> &str {
+    let mut words = line.split_whitespace();
+    let first = words.next().expect("a line above ^C");
+    words.find(|word| word.split_once('/').is_some_and(|(done, _)| done.parse::<u32>().is_ok())).unwrap_or(first)
 }
 
 /// A command line in words, with quotes as a shell has them.
@@ -322,11 +316,29 @@ fn lines_of(screen: &str) -> Vec<String> {
             c => text.push(c),
         }
     }
-    // A row of a bar is filled up with blanks to the edge, and the next follows without a new line.
-    let rows = text.lines().flat_map(|line| line.split("                    "));
-    let mut lines: Vec<String> = rows.map(|row| row.trim_end().to_owned()).filter(|row| !row.is_empty()).collect();
+    let mut lines = Vec::new();
+    for mut line in text.lines() {
+        // A row of a bar is filled up with blanks to the edge, and the next follows without a new line.
+        while let Some((row, rest)) = line.split_at_checked(COLUMNS).filter(|(row, _)| row.ends_with(&" ".repeat(20))) {
+            lines.push(row.trim_end().to_owned());
+            line = rest;
+        }
+        // What is typed at a prompt is not echoed, nor is its end.
+        let (prompt, rest) = split_prompt(line).unwrap_or((line, ""));
+        lines.extend([prompt, rest].map(|line| line.trim_end().to_owned()));
+    }
+    lines.retain(|line| !line.is_empty());
     lines.dedup();
     lines
+}
+
+/// A prompt, and what is behind it.
+fn split_prompt(line: &str) -> Option<(&str, &str)> {
+    let end = match line.find("[y/N] ") {
+        Some(at) => at + "[y/N] ".len(),
+        None => line.starts_with("Type ").then(|| line.find(": "))?? + ": ".len(),
+    };
+    line.split_at_checked(end)
 }
 
 /// Whether two lines say the same, but for ids, numbers, times and bars; then the ids that belong together.
@@ -419,7 +431,11 @@ fn a_runbook_is_read_as_it_is_written() {
     let file = Part::File { name: "m.yaml".to_owned(), text: "a: 1".to_owned() };
     assert_eq!(parts(text), [Part::As(Role::Admin), file, typed(8, "omnirelay a", "b"), typed(10, "echo $?", "11")]);
     assert_eq!(words("E='a b' omnirelay x --reason \"c d\" ''"), ["E=a b", "omnirelay", "x", "--reason", "c d", ""]);
+    let answer = |line| split_prompt(line).map(|(_, answer)| answer);
     assert_eq!(answer("Type \"2 peers\" to start in prod: 2 peers"), Some("2 peers"));
     assert_eq!(answer("Approve exactly this? [y/N] y"), Some("y"));
-    assert_eq!(lines_of("a\r\n\u{1b}[2Kb\u{1b}[1A\rc"), ["a", "b", "c"]);
+    assert_eq!(answer("note: a"), None);
+    assert_eq!((mark("  evicting   [##--] 1/5  1 moving"), mark("PLAN a")), ("1/5", "PLAN"));
+    let row = format!("{:COLUMNS$}d", "c");
+    assert_eq!(lines_of(&format!("a\r\n\u{1b}[2Kb\u{1b}[1A\r{row}")), ["a", "b", "c", "d"]);
 }

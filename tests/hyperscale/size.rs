@@ -34,9 +34,9 @@ impl Size {
             workloads: 2,
             operators: 16,
             typists: 4,
-            actions: times(45.0, 10),
-            waves: times(12.0, 2),
-            wave: times(24.0, 6).min(40),
+            actions: times(60.0, 10),
+            waves: times(16.0, 2),
+            wave: times(30.0, 6).min(40),
             changes: times(8.0, 3),
             seed: read("OMNIRELAY_SEED").unwrap_or_else(clock),
         }

@@ -1,92 +1,30 @@
 //! The ingress over HTTP, with a real database and bus. There is no worker: the tests play it where they need one.
 
-use std::sync::Arc;
+mod common;
+
 use std::time::Duration;
 
-use omnirelay_bus::Bus;
+use common::{Site, site, site_on};
 use omnirelay_devstack::testing;
-use omnirelay_ingress::{Ingress, IngressOptions, serve};
-use omnirelay_runtime::auth::{Algorithm, Authenticator, Claims, Key, KeyPair, Scope, generate_key_pair, mint};
-use omnirelay_runtime::config::Limits;
-use omnirelay_runtime::telemetry;
-use omnirelay_store::{PgPool, PoolOptions, connect, migrate};
+use omnirelay_runtime::auth::Scope;
 use omnirelay_workflow::operation::{Control, Verb};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-const ISSUER: &str = "test";
-const AUDIENCE: &str = "omnirelay";
-
-struct Site {
-    base: String,
-    pool: PgPool,
-    bus: Bus,
-    pair: KeyPair,
-    http: reqwest::Client,
-    stop: CancellationToken,
-    ingress: Option<Ingress>,
+/// What the tests of this file do to a site.
+trait Ask {
+    fn ask(&self, method: Method, path: &str, scope: Scope) -> RequestBuilder;
+    async fn get(&self, path: &str) -> (StatusCode, Value);
+    async fn post(&self, path: &str, body: Value) -> (StatusCode, Value);
+    async fn count(&self, statement: &'static str) -> i64;
+    async fn end(&self, id: &str, state: &str);
+    async fn position(&self) -> i64;
 }
 
-/// Cluster `c` with peers `a`, `b` and `d`; `a` runs workloads `w1` and `w2`, `d` is drained.
-async fn site() -> Site {
-    let stack = testing::shared().await;
-    site_on(stack.database().await, stack.nats_account().await).await
-}
-
-async fn site_on(url: String, nats: String) -> Site {
-    // Whoever comes first in this process installs the provider; the others find it there.
-    let _installed = rustls::crypto::ring::default_provider().install_default();
-    let pool_of = |index_scans_only| PoolOptions { max_connections: 8, index_scans_only, application: "http-test" };
-    let pool = connect(&url, pool_of(false)).await.expect("a database");
-    migrate(&pool).await.expect("the schema");
-    for statement in [
-        "insert into clusters (id, state) values ('c', 'active')",
-        "insert into peers (id, name, cluster, capacity, labels) values
-            ('a', 'web-a', 'c', 10, '{\"zone\":\"x\"}'), ('b', 'web-b', 'c', 10, '{\"zone\":\"y\"}')",
-        "insert into peers (id, name, cluster, drain_mark) values ('d', 'web-d', 'c', 'drained')",
-        "insert into peer_observed (peer, incarnation, seq, health, version, last_seen)
-            select id, gen_random_uuid(), 1, 'healthy', '1.0', now() from peers",
-        "insert into workloads (id, service, peer, load, handover) values
-            ('w1', 'checkout', 'a', 1, 'start-first'), ('w2', 'checkout', 'a', 1, 'release-only')",
-    ] {
-        sqlx::query(statement).execute(&pool).await.expect("a registry");
-    }
-    let pair = generate_key_pair().expect("a key");
-    let key = Key { kid: "k".to_owned(), alg: Algorithm::EdDsa, material: pair.public_pem.clone().into_bytes() };
-    let bus = Bus::connect(&nats, "http-test").await.expect("a bus");
-    let stop = CancellationToken::new();
-    let options = IngressOptions {
-        http: ([127, 0, 0, 1], 0).into(),
-        instance: "ingress-1".to_owned(),
-        pool: pool.clone(),
-        intake_pool: connect(&url, pool_of(true)).await.expect("a database"),
-        bus: bus.clone(),
-        auth: Arc::new(Authenticator::with_keys(ISSUER, AUDIENCE, &[key]).expect("keys")),
-        metrics: telemetry::metrics().expect("metrics"),
-        limits: Limits::default(),
-    };
-    let ingress = serve(options, stop.clone()).await.expect("an ingress");
-    let base = format!("http://{}", ingress.addr);
-    Site { base, pool, bus, pair, http: reqwest::Client::new(), stop, ingress: Some(ingress) }
-}
-
-impl Site {
-    fn token(&self, subject: &str, scope: Scope) -> String {
-        let claims = Claims {
-            issuer: ISSUER.to_owned(),
-            audience: AUDIENCE.to_owned(),
-            subject: subject.to_owned(),
-            scopes: vec![scope],
-            valid_for: Duration::from_secs(600),
-            kid: "k".to_owned(),
-        };
-        mint(&self.pair.private_pem, &claims).expect("a token")
-    }
-
+impl Ask for Site {
     fn ask(&self, method: Method, path: &str, scope: Scope) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.base)).bearer_auth(self.token("ana", scope))
+        reqwest::Client::new().request(method, format!("{}{path}", self.base)).bearer_auth(self.token("ana", scope))
     }
 
     async fn get(&self, path: &str) -> (StatusCode, Value) {
@@ -149,7 +87,7 @@ fn code(answer: &(StatusCode, Value)) -> (u16, &str) {
 #[tokio::test]
 async fn who_is_not_let_in_is_told_why_and_recorded() {
     let site = site().await;
-    let nobody = taken(site.http.get(format!("{}/control/peers", site.base))).await;
+    let nobody = taken(reqwest::Client::new().get(format!("{}/control/peers", site.base))).await;
     assert_eq!(code(&nobody), (401, "unauthenticated"));
     let reader = taken(site.ask(Method::POST, "/control/peers/a:cordon", Scope::Read)).await;
     assert_eq!(code(&reader), (403, "insufficient-scope"));
@@ -285,7 +223,7 @@ async fn every_verb_refuses_alike_what_it_does_not_understand() {
             assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains(named)), "{named}: {problem}");
             refused += 1;
         }
-        let nobody = site.http.request(method.clone(), format!("{}{path}", site.base)).json(&body);
+        let nobody = reqwest::Client::new().request(method.clone(), format!("{}{path}", site.base)).json(&body);
         assert_eq!(code(&taken(nobody).await), (401, "unauthenticated"), "{method} {path}");
     }
     assert_eq!(site.count("select count(*) from operations").await, 0);
@@ -565,14 +503,12 @@ async fn with_the_database_away_it_says_so_and_the_same_key_finds_out() {
 
 #[tokio::test]
 async fn a_shutdown_ends_the_streams_and_then_the_ingress() {
-    let mut site = site().await;
+    let site = site().await;
     let mut stream = site.ask(Method::GET, "/control/events", Scope::Observe).send().await.expect("a stream");
     site.stop.cancel();
     let ended = async { while let Ok(Some(_)) = stream.chunk().await {} };
     tokio::time::timeout(Duration::from_secs(10), ended).await.expect("the stream ends");
-    drop(std::mem::take(&mut site.http));
-    let task = site.ingress.take().expect("it runs").task;
-    tokio::time::timeout(Duration::from_secs(20), task).await.expect("it ends").expect("no panic");
+    site.stopped().await;
 }
 
 /// The ids of the next `count` events.

@@ -177,10 +177,11 @@ fn begin(op: &mut Loaded, records: &mut Records, decided: &mut Decided, now: Tim
 }
 
 /// Whether it may still be done at all, then whether enough people have said yes to it. In this order: nobody is asked to
-/// approve what would be refused.
+/// approve what would be refused. A no that was acknowledged stands before both.
 fn at_start(op: &mut Loaded, records: &Records, log: &mut Log, now: Timestamp) -> Result<Passage, StoreError> {
     // Once it is in the queue its target is its own, whatever agents or cordons do to the revision.
     if state(&op.work)? != State::Queued
+        && !lifecycle::was_rejected(&op.work)
         && let Err(rejected) = lifecycle::still_matches(&op.work, revision(&op.target, records))?
     {
         lifecycle::refuse(&mut op.work, &op.actor, &rejected, log, now)?;

@@ -71,6 +71,12 @@ pub fn paused(text: Option<&str>) -> Result<Option<String>, StoreError> {
     }))
 }
 
+/// Somebody said no at its gate.
+pub fn was_rejected(work: &WorkRow) -> bool {
+    let gate = work.row.approval.as_deref().and_then(|text| serde_json::from_str::<Gate>(text).ok());
+    gate.is_some_and(|gate| gate.status == Decision::Rejected)
+}
+
 /// The revisions of what an operation changes; what is not there yet is left out.
 pub fn revisions(target: &Target, named: &[ClusterId], records: &Records) -> BTreeMap<String, u64> {
     let mut revisions = BTreeMap::new();

@@ -34,6 +34,18 @@ pub fn parameters(operation: &Operation) -> Vec<String> {
         Verb::ClustersPromote | Verb::ClustersDemote if params.get("force") == Some(&Value::Bool(true)) => {
             vec!["force    in spite of too few healthy peers, lag, or agents that do not answer".to_owned()]
         }
+        // A yes is to these peers and to no others.
+        Verb::PeersDrain if is_bulk(operation) => {
+            let names = params.get("peers").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+            let names: Vec<&str> = names.collect();
+            let number = |name: &str| params.get(name).and_then(Value::as_u64);
+            let canary = number("canary").filter(|canary| *canary > 0).map(|canary| format!("canary {canary}, "));
+            let at_once = number("maxConcurrent").unwrap_or(1);
+            vec![
+                format!("peers    {}", names.join(", ")),
+                format!("waves    {}{at_once} at a time", canary.unwrap_or_default()),
+            ]
+        }
         Verb::PeersPatch | Verb::PeersPut | Verb::ClustersPut | Verb::PeersDrain => {
             let Value::Object(members) = params else { return Vec::new() };
             let told = members.iter().filter(|(name, value)| !is_nothing(value) && *name != "peers");

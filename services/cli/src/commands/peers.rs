@@ -1,6 +1,7 @@
 //! `mesh peers`: reads, cordon and uncordon. The other verbs have files of their own.
 
 use clap::{Args, Subcommand};
+use omnirelay_contract::problem::Code;
 use omnirelay_contract::rest::{CordonBody, Mutated, Peer, UncordonBody, Workload};
 use omnirelay_contract::workflow::resource::{Health, PeerState};
 use serde::Serialize;
@@ -10,7 +11,7 @@ use super::conclude::{WaitArgs, conclude, display_name, had_nothing_to_do, uncha
 use super::drain::{self, DrainArgs};
 use super::label::{self, LabelArgs, Part};
 use super::{LimitArgs, WhyArgs, confirmed, filtered, why, word};
-use crate::client::{Request, understand};
+use crate::client::{ClientError, Request, understand};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::session::{GlobalArgs, Session};
@@ -138,7 +139,13 @@ async fn mutate(
     if wait.detach {
         request = request.header("prefer", "respond-async");
     }
-    let answer = session.client.send(&request).await?;
+    let answer = session.client.send(&request).await.map_err(|error| match &error {
+        ClientError::Problem(problem) if problem.code == Code::PeerHeld => {
+            let helps = format!("if they agree: omnirelay mesh peers uncordon {name} --all");
+            Failure::from(error).hint(helps)
+        }
+        _ => error.into(),
+    })?;
     let mutated: Mutated = understand(&request.path, answer.body)?;
     if had_nothing_to_do(&mutated) {
         return unchanged(session, &mutated, &format!("{name} {already}"));

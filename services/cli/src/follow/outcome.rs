@@ -84,7 +84,10 @@ pub fn lines(operation: &Operation, name: &str, audit: Option<u64>, failed: &Fai
     lines.extend(result.not_restored.iter().map(|left| format!("  not restored: {}", describe(left))));
     lines.extend(result.rest.iter().map(|left| format!("  left: {}", describe(left))));
     lines.extend(result.may_run_twice.iter().map(|left| format!("  may run twice: {}", describe(left))));
-    lines.extend(result.unfenced.iter().map(|left| format!("  not acknowledged: {}", describe(left))));
+    lines.extend(result.unfenced.iter().take(NAMES).map(|left| format!("  not acknowledged: {}", describe(left))));
+    if let Some(more @ 1..) = result.unfenced.len().checked_sub(NAMES) {
+        lines.push(format!("  not acknowledged: {more} more; see them all with omnirelay ops get {id}"));
+    }
     lines.extend(next(operation, name, &id, &result).into_iter().map(|next| format!("  what next: {next}")));
     lines
 }

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use omnirelay_contract::rest::{BudgetImpact, Humantime, Plan};
 use omnirelay_contract::workflow::drain::OnDeadline;
 use omnirelay_contract::workflow::gate::GateAt;
+use omnirelay_contract::workflow::operation::Blocker;
 use omnirelay_contract::workflow::resource::Hold;
 
 use crate::output::{age, rough};
@@ -39,11 +40,15 @@ fn line(word: &str, rest: &str) -> String {
 
 /// What it would have to wait for.
 fn blockers(plan: &Plan, setting: Setting<'_>) -> Vec<String> {
-    let tell = |blocker: &omnirelay_contract::workflow::operation::Blocker| {
+    waits(plan.blockers.iter(), setting)
+}
+
+fn waits<'a>(blockers: impl Iterator<Item = &'a Blocker>, setting: Setting<'_>) -> Vec<String> {
+    let tell = |blocker: &Blocker| {
         let since = age(blocker.since, setting.now);
         line("wait", &format!("{} {}: {}   {since}", blocker.code, blocker.subject, blocker.message))
     };
-    plan.blockers.iter().map(tell).collect()
+    blockers.map(tell).collect()
 }
 
 /// `2 approvals before the cutover, rule prod-failover, scope mesh.approve, expires 30m`, a line for each gate.

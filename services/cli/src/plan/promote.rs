@@ -1,8 +1,9 @@
 //! The plan of a promotion or a demotion: how fit the clusters are, which steps follow, until when it can be cancelled.
 
 use omnirelay_contract::rest::{ClusterImpact, FailoverImpact, Plan};
+use omnirelay_contract::workflow::operation::BlockerCode;
 
-use super::{Setting, blockers, gates, line};
+use super::{Setting, blockers, gates, line, waits};
 
 /// Names in a line before the rest is counted.
 const NAMES: usize = 6;
@@ -52,7 +53,9 @@ pub fn lines(plan: &Plan, asked: &Asked, setting: Setting<'_>) -> Vec<String> {
         let left = if impact.active_after == 1 { "one active cluster" } else { "no active cluster" };
         lines.push(line("after", &format!("{left} in the mesh")));
     }
-    lines.extend(blockers(plan, setting));
+    // Who does not answer has been said, in one line for all of them.
+    let others = plan.blockers.iter().filter(|blocker| blocker.code != BlockerCode::PeerUnreachable);
+    lines.extend(waits(others, setting));
     lines.extend(gates(plan));
     let after = impact.inverse.as_ref().and_then(crate::failure::command_of_inverse);
     let after = after.map_or_else(String::new, |command| format!("; after it: {command}"));

@@ -64,6 +64,10 @@ pub async fn act(State(app): State<Arc<App>>, Segment(segment): Segment, request
 }
 
 pub async fn put(State(app): State<Arc<App>>, Segment(segment): Segment, request: Request) -> Response {
+    if segment.contains(':') {
+        // An action, which is only ever posted.
+        return super::method_not_allowed(request.method().clone(), request.uri().clone()).await;
+    }
     serve(&app, Verb::ClustersPut, format!("clusters/{segment}"), request, async |_, parts, body| {
         let cluster: ClusterId = id(&segment)?;
         let body: PutClusterBody = request::body(&parts.headers, body).await?;

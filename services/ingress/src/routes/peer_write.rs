@@ -18,6 +18,10 @@ use crate::submission::Asked;
 use crate::{App, request};
 
 pub async fn patch(State(app): State<Arc<App>>, Segment(segment): Segment, request: Request) -> Response {
+    if segment.contains(':') {
+        // An action, which is only ever posted.
+        return super::method_not_allowed(request.method().clone(), request.uri().clone()).await;
+    }
     serve(&app, Verb::PeersPatch, format!("peers/{segment}"), request, async |_, parts, body| {
         let peer: PeerId = id(&segment)?;
         let body: PatchPeerBody = request::patch(&parts.headers, body).await?;
@@ -48,6 +52,10 @@ pub async fn patch(State(app): State<Arc<App>>, Segment(segment): Segment, reque
 }
 
 pub async fn put(State(app): State<Arc<App>>, Segment(segment): Segment, request: Request) -> Response {
+    if segment.contains(':') {
+        // An action, which is only ever posted.
+        return super::method_not_allowed(request.method().clone(), request.uri().clone()).await;
+    }
     serve(&app, Verb::PeersPut, format!("peers/{segment}"), request, async |_, parts, body| {
         let peer: PeerId = id(&segment)?;
         let body: PutPeerBody = request::body(&parts.headers, body).await?;

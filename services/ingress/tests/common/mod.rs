@@ -15,20 +15,26 @@ use tokio_util::sync::CancellationToken;
 const ISSUER: &str = "test";
 const AUDIENCE: &str = "omnirelay";
 
+#[allow(dead_code, reason = "each test file uses what it needs")]
 pub struct Site {
     pub base: String,
     pub pool: PgPool,
+    pub bus: Bus,
     pub stop: CancellationToken,
+    pub ingress: Ingress,
     pair: KeyPair,
-    ingress: Ingress,
 }
 
 /// Cluster `c` with peers `a` and `b`, and `d`, which is drained; two workloads run on `a`.
 pub async fn site() -> Site {
+    let stack = testing::shared().await;
+    site_on(stack.database().await, stack.nats_account().await).await
+}
+
+/// The same on a database and a bus of the test's own.
+pub async fn site_on(url: String, nats: String) -> Site {
     // Whoever comes first in this process installs the provider; the others find it there.
     let _installed = rustls::crypto::ring::default_provider().install_default();
-    let stack = testing::shared().await;
-    let url = stack.database().await;
     let pool_of = |index_scans_only| PoolOptions { max_connections: 8, index_scans_only, application: "ingress-test" };
     let pool = connect(&url, pool_of(false)).await.expect("a database");
     migrate(&pool).await.expect("the schema");
@@ -46,21 +52,23 @@ pub async fn site() -> Site {
     }
     let pair = generate_key_pair().expect("a key");
     let key = Key { kid: "k".to_owned(), alg: Algorithm::EdDsa, material: pair.public_pem.clone().into_bytes() };
+    let bus = Bus::connect(&nats, "ingress-test").await.expect("a bus");
     let stop = CancellationToken::new();
     let options = IngressOptions {
         http: ([127, 0, 0, 1], 0).into(),
         instance: "ingress-1".to_owned(),
         pool: pool.clone(),
         intake_pool: connect(&url, pool_of(true)).await.expect("a database"),
-        bus: Bus::connect(&stack.nats_account().await, "ingress-test").await.expect("a bus"),
+        bus: bus.clone(),
         auth: Arc::new(Authenticator::with_keys(ISSUER, AUDIENCE, &[key]).expect("keys")),
         metrics: telemetry::metrics().expect("metrics"),
         limits: Limits::default(),
     };
     let ingress = serve(options, stop.clone()).await.expect("an ingress");
-    Site { base: format!("http://{}", ingress.addr), pool, stop, pair, ingress }
+    Site { base: format!("http://{}", ingress.addr), pool, bus, stop, ingress, pair }
 }
 
+#[allow(dead_code, reason = "each test file uses what it needs")]
 impl Site {
     /// Stops the ingress and waits for its end. Whoever keeps it from ending fails the test.
     pub async fn stopped(self) {
