@@ -317,13 +317,13 @@ async fn who_approves_sees_what_changed_meanwhile_before_a_second_yes() {
     assert!(!text.contains(stack.token(Role::Approve)), "no token");
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON lines")).collect();
     let asked: Vec<&Value> = lines.iter().filter_map(|line| line["prompts"].get(0)).collect();
-    let yes = json!({"text": "Approve exactly this? [y/N] ", "answer": "y"});
+    let yes = json!({"text": "Approve exactly this? [y/N]", "answer": "y"});
     assert_eq!(asked, [&yes, &yes]);
     let sent =
         || lines.iter().filter(|line| line["request"]["path"].as_str().is_some_and(|path| path.ends_with(":approve")));
     let statuses: Vec<&Value> = sent().map(|line| &line["response"]["status"]).collect();
     assert_eq!(statuses, [&json!(409), &json!(200)]);
-    let (refused, taken) = (sent().next().expect("two"), sent().last().expect("two"));
+    let (refused, taken) = (sent().next().expect("two"), sent().next_back().expect("two"));
     assert_eq!(
         (&refused["response"]["body"]["code"], &refused["request"]["body"]["digest"]),
         (&json!("digest-mismatch"), &before)

@@ -22,7 +22,7 @@ const TOGETHER: [&[&str]; 6] = [
 const COLUMNS: usize = 140;
 
 /// An undo that cannot be done is tried for a while before it is given up.
-const COMMAND_WITHIN: Duration = Duration::from_secs(120);
+const COMMAND_WITHIN: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn what_changes_no_workloads() {
@@ -146,7 +146,7 @@ fn commands(block: &[(usize, &str)]) -> Vec<Part> {
     for (n, line) in block {
         match (line.strip_prefix("$ "), parts.last_mut()) {
             (Some(command), _) => {
-                parts.push(Part::Typed { line: n + 1, command: command.to_owned(), seen: Vec::new() })
+                parts.push(Part::Typed { line: n + 1, command: command.to_owned(), seen: Vec::new() });
             }
             (None, Some(Part::Typed { seen, .. })) => seen.push((*line).to_owned()),
             (None, _) => panic!("line {}: a block begins with a command", n + 1),
@@ -376,12 +376,14 @@ fn shape(word: &str) -> String {
     let bare = word.trim_matches(['.', ',', ':', ';', '`', '"']);
     if word.starts_with('[') && word.chars().all(|c| "[]#-".contains(c)) {
         "BAR".to_owned()
-    } else if word.contains(|c: char| c.is_ascii_digit()) && only("smhd.:/#()+%,") {
+    } else if word.contains(|c: char| c.is_ascii_digit()) && only("smhd.:/#()+%,?") {
         "NUMBER".to_owned()
     } else if bare.len() == 36 && bare.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') {
         "UUID".to_owned()
     } else if bare.len() >= 20 && bare.ends_with('Z') && bare.starts_with("20") {
         "TIME".to_owned()
+    } else if let Some((kind, name)) = word.split_once('/') {
+        format!("{}/{}", shape(kind), shape(name))
     } else {
         word.to_owned()
     }
@@ -397,9 +399,10 @@ async fn nothing_is_left(stack: &Stack, runbook: &str) {
         assert_eq!(stands, (&json!("active"), &json!([]), &Value::Null), "{runbook} leaves {peer}");
     }
     let clusters = reader.list("/control/clusters").await;
-    let states: Vec<(&Value, &Value)> = clusters.iter().map(|cluster| (&cluster["id"], &cluster["state"])).collect();
-    let before = [(&json!("cluster-1"), &json!("active")), (&json!("cluster-2"), &json!("passive"))];
-    assert_eq!(states, before, "{runbook}");
+    let states: Vec<[&Value; 3]> =
+        clusters.iter().map(|one| [&one["id"], &one["state"], &one["maxUnavailable"]]).collect();
+    let before = [json!(["cluster-1", "active", null]), json!(["cluster-2", "passive", null])];
+    assert_eq!(json!(states), json!(before), "{runbook}");
     let history = reader.list("/control/config/history").await;
     let (newest, oldest) = (history.first().expect("a revision"), history.last().expect("a revision"));
     assert_eq!(newest["settings"], oldest["settings"], "{runbook} leaves settings");
@@ -417,6 +420,8 @@ fn lines_are_compared_but_for_what_changes_from_day_to_day() {
     check("evicting [####----] 4/10", "evicting [########] 1/1", true);
     check("evicting done", "evicting [########]", false);
     check("-> cluster-1-peer-2 (1)", "-> cluster-1-peer-3 (1)", false);
+    let operation = |n: u8| format!("operations/01a20948-8c86-769e-a00b-0980a8c2b7{n:02x}");
+    check(&operation(1), &operation(2), true);
     check("Type it in 127.0.0.1:8600: x", "Type it in 127.0.0.1:36709: x", true);
 }
 

@@ -128,8 +128,11 @@ impl Terminal {
 
     /// The rest of what it printed, and its exit code.
     pub fn end(mut self) -> (String, i32) {
-        if let Ok(rest) = self.session.expect(Eof) {
-            self.seen.push_str(&String::from_utf8_lossy(rest.as_bytes()));
+        match self.session.expect(Eof) {
+            Ok(rest) => self.seen.push_str(&String::from_utf8_lossy(rest.as_bytes())),
+            Err(expectrl::Error::ExpectTimeout) => self.expect("its end").truncate(0),
+            // The terminal may be gone before its end is seen.
+            Err(_) => {}
         }
         match self.session.get_process().wait().expect("it ends") {
             WaitStatus::Exited(_, code) => (self.seen, code),

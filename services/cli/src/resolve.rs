@@ -59,7 +59,7 @@ pub async fn operation(client: &Client, text: &str) -> Result<Operation, Failure
     if matches!(kind, None | Some("clusters")) && ClusterId::parse(name).is_ok() {
         targets.push(format!("clusters/{name}"));
     }
-    if text == "config" || text == "config/settings" {
+    if matches!(text, "config" | "settings" | "config/settings") {
         targets.push("config/settings".to_owned());
     }
     let mut candidates = Vec::new();

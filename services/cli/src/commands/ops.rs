@@ -174,7 +174,7 @@ async fn control(
 impl ListArgs {
     async fn request(self, session: &Session) -> Result<Request, Failure> {
         let target = match self.target {
-            Some(target) if target == "config" => Some("config/settings".to_owned()),
+            Some(target) if matches!(target.as_str(), "config" | "settings") => Some("config/settings".to_owned()),
             Some(target) if !target.contains('/') => Some(resolve::target(&session.client, &target).await?),
             target => target,
         };

@@ -50,8 +50,9 @@ async fn drain(app: &App, submission: &Submission) -> Result<(Value, Vec<Blocker
     let candidates = reads::plan::candidates(&app.pool, peer.cluster.as_str(), peer.id.as_str()).await?;
     let now = Timestamp::now();
     let (mut impact, mut blockers) = plan::drain::drain(&peer, &workloads, &candidates, now);
-    let mut connection = app.pool.acquire().await.map_err(StoreError::from)?;
+    // Before the connection: whoever holds one and waits for another stops everybody once all are held.
     let settings = app.settings.fresh(&app.pool).await?;
+    let mut connection = app.pool.acquire().await.map_err(StoreError::from)?;
     let cluster = cluster_budget(&mut connection, &settings.settings, &peer.cluster).await?;
     let standing: Vec<Standing> = cluster.peers.clone();
     if let Admission::Queue { position, .. } = budget::admit(cluster.limit, &standing, &peer.id, cluster.ahead) {
