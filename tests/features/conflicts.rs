@@ -407,6 +407,8 @@ async fn a_pause_holds_up_neither_a_cancel_nor_the_deadline() {
 
     let drain =
         mesh.operator.drain(second, &json!({"maxConcurrent": 1, "deadline": "2s", "onDeadline": "cancel"})).await;
+    // The deadline runs from its beginning: one that is paused before that has none to run.
+    mesh.operator.operation_that("has begun", &drain, |it| !it["startedAt"].is_null()).await;
     mesh.operator.act(&drain, "pause", &json!({})).await.expect(200);
     let ended = mesh.operator.ended(&drain).await;
     assert_eq!(ended["state"], "cancelled", "the deadline runs on: {ended}");
